@@ -1,0 +1,1 @@
+"""The agent: owns the processes of one host and keeps them as assigned."""

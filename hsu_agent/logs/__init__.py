@@ -1,0 +1,1 @@
+"""The output of workers: captured without ever blocking them, rotated, read."""

@@ -1,0 +1,1 @@
+"""The HTTP API that every master serves from the store."""

@@ -1,0 +1,1 @@
+"""PURE decisions of the master: view in, plan with reasons out; no clock, no I/O."""

@@ -1,0 +1,63 @@
+"""A host as the cluster sees it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hsu_core.model.spec import Pairs
+
+
+class NodeState(StrEnum):
+    """What the leader holds of a node."""
+
+    READY = "ready"
+    LOST = "lost"  # silent for its TTL: its instances are placed elsewhere
+    LEFT = "left"  # said good-bye: a clean stop of the agent, its workers run on
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a node offers for placement, after its own reserve."""
+
+    cpu_milli: int
+    memory_bytes: int
+    port_low: int = 20000
+    port_high: int = 29999
+    """Range (inclusive) from which dynamic ports are picked; below Linux' ephemeral range (32768 up)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What the node hub keeps of a node: written when it registers, is lost or comes back."""
+
+    name: str
+    state: NodeState
+    labels: Pairs = ()
+    capacity: Capacity = Capacity(0, 0)
+    os: str = ""
+    arch: str = ""
+    version: str = ""
+    address: str = ""
+    boot_id: str = ""
+    changed_at: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIntent:
+    """What people asked of a node: no new instances (cordon), move the present ones off (drain), labels to add."""
+
+    name: str
+    is_cordoned: bool = False
+    is_draining: bool = False
+    labels: Pairs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the assignments on a node reserve."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    instances: int = 0

@@ -1,0 +1,257 @@
+"""What a user asks for: app and worker specifications, already checked and complete. Pure.
+
+The manifest's text form and its checks live in `hsu_core.wire.manifest`. All durations are
+seconds, sizes bytes, processor shares milli-cores. Mappings are kept as sorted tuples of pairs,
+so that equal content is equal and hashes are stable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class WorkerType(StrEnum):
+    """Who owns the process: managed (we), unmanaged (somebody else), integrated (we, with HSU's contract)."""
+
+    MANAGED = "managed"
+    UNMANAGED = "unmanaged"
+    INTEGRATED = "integrated"
+
+
+class RestartPolicy(StrEnum):
+    """When an ended worker is started again by itself."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+    UNLESS_STOPPED = "unless-stopped"
+
+
+class Guarantee(StrEnum):
+    """`available`: at least one copy, replaced fast. `strict`: at most one copy, never replaced on a guess."""
+
+    AVAILABLE = "available"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """The program. `executable_path` without a slash is looked up in the node's PATH.
+
+    Arguments and environment values may hold `{port.NAME}`, `{slot}`, `{app}`, `{worker}`, `{node}`, `{files}`.
+    """
+
+    executable_path: str
+    args: tuple[str, ...] = ()
+    environment: Pairs = ()
+    working_directory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """A named port; `number` 0 means: pick a free one for each instance."""
+
+    name: str
+    number: int = 0
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Return whether the number is picked by the cluster."""
+        return self.number == 0
+
+
+@dataclass(frozen=True, slots=True)
+class TcpCheck:
+    """Passes when a connection opens. `port` is a port name or a number; `host` defaults to loopback."""
+
+    port: str | int
+    host: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    """Passes on a status 200..399, no redirect to another host. Either a port (+path) on loopback, or a full `url`."""
+
+    port: str | int = ""
+    path: str = "/"
+    method: str = "GET"
+    headers: Pairs = ()
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecCheck:
+    """Passes when the command ends with 0; run without a shell."""
+
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCheck:
+    """Passes while the worker's first process is alive."""
+
+
+Check = TcpCheck | HttpCheck | ExecCheck | ProcessCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A check with its rhythm. Defaults are Kubernetes' (see the rollout semantics, health)."""
+
+    check: Check
+    period_s: float = 10.0
+    timeout_s: float = 1.0
+    initial_delay_s: float = 0.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSpec:
+    """startup gates the others; liveness restarts; readiness only takes the instance out of work."""
+
+    startup: Probe | None = None
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartSpec:
+    """When and how fast an ended worker starts again.
+
+    First restart at once, then `base_s` x `factor` up to `ceiling_s` with +-20 % jitter; the count goes
+    back to zero after `reset_after_s` of running. `max_retries` None: never give up.
+    """
+
+    policy: RestartPolicy = RestartPolicy.ON_FAILURE
+    base_s: float = 0.5
+    factor: float = 2.0
+    ceiling_s: float = 60.0
+    reset_after_s: float = 30.0
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopSpec:
+    """How to end it: `signal` to the process group, `grace_s`, then kill of the whole tree. HSU's default is 20 s."""
+
+    signal: str = "SIGTERM"
+    grace_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one instance reserves on its node for placement."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A hard condition on a node: `node.os == linux`, `zone in a,b`. `key` is `node.name`, `node.os`,
+    `node.arch`, `node.version` or a label. `operator`: == != < > <= >= =~ in not-in exists."""
+
+    key: str
+    operator: str
+    operand: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.operator} {self.operand}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """A wish: nodes where the condition holds score higher (`weight` 1..100; negative: lower)."""
+
+    constraint: Constraint
+    weight: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSpec:
+    """Where instances may and should run.
+
+    `anti_affinity`: worker ids of the same app that must not share a node with this one.
+    `near`: worker ids of the same app that should share a node. `spread`: label keys to spread over.
+    `strategy`: `spread` (emptiest node first) or `binpack` (fullest first). `max_per_node` 0: no limit.
+    """
+
+    constraints: tuple[Constraint, ...] = ()
+    affinity: tuple[Affinity, ...] = ()
+    anti_affinity: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
+    max_per_node: int = 0
+    strategy: str = "spread"
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """A configuration file, part of the revision. `path` is relative to the instance's files folder;
+    `content` may hold the same placeholders as arguments. Mode is 0600."""
+
+    path: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSpec:
+    """How a new revision replaces the old: number or percent (`is_percent`) of replicas at once."""
+
+    strategy: str = "rolling"
+    max_unavailable: int = 25
+    is_max_unavailable_percent: bool = True
+    max_surge: int = 25
+    is_max_surge_percent: bool = True
+    min_healthy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpec:
+    """Size and number of the log segments of each stream. HSU's default keeps 10 of 100 MB; an edge box has less."""
+
+    segment_bytes: int = 10_000_000
+    segments: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One worker of an app, complete."""
+
+    id: str
+    execution: Execution
+    type: WorkerType = WorkerType.MANAGED
+    profile_type: str = "default"
+    is_enabled: bool = True
+    replicas: int = 1
+    ports: tuple[PortSpec, ...] = ()
+    files: tuple[FileSpec, ...] = ()
+    health: HealthSpec = HealthSpec()
+    restart: RestartSpec = RestartSpec()
+    stop: StopSpec = StopSpec()
+    resources: Resources = Resources()
+    placement: PlacementSpec = PlacementSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    logs: LogSpec = LogSpec()
+    guarantee: Guarantee = Guarantee.AVAILABLE
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """One app, complete: what a revision holds. `base_directory` is where relative paths start (may be empty)."""
+
+    namespace: str
+    app: str
+    workers: tuple[WorkerSpec, ...]
+    base_directory: str = ""
+    explicit_replicas: tuple[str, ...] = field(default=())
+    """Ids of the workers whose file states `replicas`: a deploy takes back an earlier `scale` of these."""
+
+    def worker(self, worker_id: str) -> WorkerSpec | None:
+        """Return the worker with this id, or None."""
+        return next((worker for worker in self.workers if worker.id == worker_id), None)

@@ -1,0 +1,1 @@
+"""What both programs need of the machine: clock, tasks, logging, TLS, metrics."""

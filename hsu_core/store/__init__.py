@@ -1,0 +1,1 @@
+"""Where desired and observed state lives: one protocol, three backends, one contract suite."""

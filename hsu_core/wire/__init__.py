@@ -1,0 +1,1 @@
+"""The edge: the only home of pydantic, PyYAML and msgpack."""
