@@ -12,9 +12,7 @@ NAME_LIMIT = 64
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NODE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
-_TARGET = re.compile(
-    r"(?P<app>[A-Za-z0-9_-]+)(?:/(?P<worker>[A-Za-z0-9_-]+)(?:\.(?P<slot>\d{1,6}))?)?", re.ASCII
-)
+_TARGET = re.compile(r"(?P<app>[A-Za-z0-9_-]+)(?:/(?P<worker>[A-Za-z0-9_-]+)(?:\.(?P<slot>\d{1,6}))?)?", re.ASCII)
 
 DEFAULT_NAMESPACE = "default"
 

@@ -65,9 +65,7 @@ def parse_size(text: str | int | float) -> int:
     factor = _SIZE_UNITS.get(match.group(2).upper()) if match else None
     if match is None or factor is None or len(match.group(1)) > 30:
         raise _refuse("size", text, "512MB or 1GiB")
-    size_bytes = (
-        int(float(match.group(1)) * factor) if "." in match.group(1) else int(match.group(1)) * factor
-    )
+    size_bytes = int(float(match.group(1)) * factor) if "." in match.group(1) else int(match.group(1)) * factor
     if size_bytes > SIZE_LIMIT_BYTES:
         raise _refuse("size", text, "512MB or 1GiB")
     return size_bytes
@@ -106,9 +104,7 @@ def parse_duration(text: str | int | float) -> float:
 
 def parse_percent_or_count(text: str | int) -> tuple[int, bool]:
     """Return (number, is_percent) of `25%` or `2`. Raises InvalidInput."""
-    match = (
-        re.fullmatch(r"\s*(\d{1,9})\s*(%?)\s*", str(text), re.ASCII) if not isinstance(text, bool) else None
-    )
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(%?)\s*", str(text), re.ASCII) if not isinstance(text, bool) else None
     if match is None:
         raise _refuse("count", text, "2 or 25%")
     return int(match.group(1)), bool(match.group(2))
