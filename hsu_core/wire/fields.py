@@ -1,0 +1,172 @@
+"""Field types of the text forms: each says in a user's words what it needs.
+
+Used by the models of manifest and settings. A number or boolean may also stand as text, because a
+variable can hold it (`replicas: ${n}`); nothing else is coerced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
+
+from hsu_core.model.errors import InvalidInput
+from hsu_core.model.ids import is_name, is_node_name
+from hsu_core.model.quantity import parse_cpu, parse_duration, parse_percent_or_count, parse_size
+from hsu_core.wire.tree import text_of
+
+SIGNALS = (
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGALRM", "SIGKILL", "SIGWINCH", "SIGCONT",
+    "SIGPIPE", "SIGABRT",
+)  # fmt: skip
+"""Signals that a program can be asked to end by."""
+
+
+class Strict(BaseModel):
+    """A map with known keys only; an absent key and an empty one are both None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def wrong(text: str, fix: str = "") -> PydanticCustomError:
+    """Return the error of a value, with the fix for the fault made of it."""
+    return PydanticCustomError("wrong", "{text}", {"text": text, "fix": fix})
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error text shows it, shortened."""
+    if isinstance(value, dict):
+        return "a map"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    return repr(value)[:60] if isinstance(value, str) else text_of(value)[:60]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | int | float):
+        return text_of(value)
+    if not isinstance(value, str):
+        raise wrong(f"needs text, found {shown(value)}", "write one value in quotes")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip(), re.ASCII):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong(f"needs a whole number, found {shown(value)}", f"write one from {low} to {high}")
+        if not low <= value <= high:
+            raise wrong(f"{text_of(value)[:40]} is outside {low} to {high}", f"write one from {low} to {high}")
+        return int(value)
+
+    return convert
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", value.strip(), re.ASCII):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong(f"needs a number, found {shown(value)}", f"write one from {low:g} to {high:g}")
+        if not low <= value <= high:
+            raise wrong(f"{text_of(value)[:40]} is outside {low:g} to {high:g}")
+        return float(value)
+
+    return convert
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        hint = "write true" if value in ("yes", "on", "y") else "write false" if value in ("no", "off", "n") else ""
+        raise wrong(f"needs true or false, found {shown(value)}", hint or "write true or false")
+    return value
+
+
+def quantity(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a validator that turns InvalidInput of `parse` into a fault of the field."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str | int | float):
+            raise wrong(f"needs one value, found {shown(value)}")
+        try:
+            return parse(value)
+        except InvalidInput as error:
+            raise wrong(f"cannot {error.what}" + (f": {error.why}" if error.why else ""), error.fix) from error
+
+    return convert
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """Return a validator of one of these words; `_` is read as `-`."""
+
+    def convert(value: Any) -> str:
+        word = value.replace("_", "-") if isinstance(value, str) else value
+        if word not in allowed:
+            raise wrong(f"{shown(value)} is not one of {', '.join(allowed)}", closest_fix(str(value), allowed))
+        return str(word)
+
+    return convert
+
+
+def closest_fix(word: str, allowed: tuple[str, ...] | list[str]) -> str:
+    """Return the fix that names the nearest allowed word."""
+    near = nearest(word, allowed)
+    return f"did you mean {near}?" if near else f"write {' or '.join(allowed[:6])}"
+
+
+def nearest(word: str, allowed: tuple[str, ...] | list[str]) -> str:
+    """Return the allowed word most like `word`, or an empty text."""
+    found = difflib.get_close_matches(word[:100].lower(), [item.lower() for item in allowed], n=1, cutoff=0.6)
+    return next((item for item in allowed if found and item.lower() == found[0]), "")
+
+
+def _named(what: str, check: Callable[[str], bool], rule: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        text = _text(value)
+        if not check(text):
+            raise wrong(f"{shown(text)} is not a name of {what}", f"use {rule}, 1 to 64 of them")
+        return text
+
+    return convert
+
+
+def _signal(value: Any) -> str:
+    text = _text(value).upper()
+    name = text if text.startswith("SIG") else f"SIG{text}"
+    if name not in SIGNALS:
+        raise wrong(f"{shown(value)} is not a signal to stop a program with", closest_fix(name, SIGNALS))
+    return name
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Boolean = Annotated[bool, BeforeValidator(_boolean)]
+Name = Annotated[str, BeforeValidator(_named("this kind", is_name, "letters, digits, `_` and `-`"))]
+NodeName = Annotated[str, BeforeValidator(_named("a node", is_node_name, "letters, digits, `.`, `_` and `-`"))]
+Duration = Annotated[float, BeforeValidator(quantity(parse_duration))]
+Size = Annotated[int, BeforeValidator(quantity(parse_size))]
+Cpu = Annotated[int, BeforeValidator(quantity(parse_cpu))]
+PercentOrCount = Annotated[tuple[int, bool], BeforeValidator(quantity(parse_percent_or_count))]
+Signal = Annotated[str, BeforeValidator(_signal)]
+Port = Annotated[int, BeforeValidator(_whole(1, 65535))]
+Replicas = Annotated[int, BeforeValidator(_whole(0, 10_000))]
+Count = Annotated[int, BeforeValidator(_whole(0, 1_000_000))]
+Threshold = Annotated[int, BeforeValidator(_whole(1, 1000))]
+Percent = Annotated[int, BeforeValidator(_whole(0, 100))]
+Weight = Annotated[int, BeforeValidator(_whole(-100, 100))]
+Factor = Annotated[float, BeforeValidator(_number(1.0, 100.0))]
+Positive = Annotated[float, BeforeValidator(_number(0.0, 1e15))]
+TextList = Annotated[list[Text], BeforeValidator(_one_or_more)]
+Anything = Any
