@@ -1,0 +1,104 @@
+"""The planner loop: view, plan, apply, wait for the next change. All decisions are in `planning`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.writer import FencedWriter
+from hsu_cluster.planning.reconcile import reconcile
+from hsu_core.model.ids import AppId
+from hsu_core.model.view import Action, DropAssignment, DropStatus, Plan, PutAssignment
+from hsu_core.runtime.tasks import Wake
+from hsu_core.store.base import Delete, Operation, Put
+from hsu_core.wire import keys
+from hsu_core.wire.codec import encode
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 30.0
+"""Plan everything this often even if nothing seems to have changed: a missed change costs no more than this."""
+
+RETRY_S = 0.05
+"""Shortest time between two plans that only the clock asks for."""
+
+
+class PlannerLoop:
+    """Turns the view into assignments, as long as this master leads."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        writer: FencedWriter,
+        wake: Wake,
+        *,
+        clock: Callable[[], float],
+        progress: Callable[[], None],
+        interval_s: float,
+    ) -> None:
+        self._snapshot = snapshot
+        self._writer = writer
+        self._wake = wake
+        self._clock = clock
+        self._progress = progress
+        self._interval_s = interval_s
+        self.last_plan = Plan()
+
+    async def run(self) -> None:
+        """Plan until cancelled. Raises LeaseLost when another leads, StoreError when the store does not answer.
+
+        It can be run again after an error: the first round then plans everything from the view.
+        """
+        next_everything_s = 0.0
+        due_s: float | None = None
+        while True:
+            self._progress()
+            now_s = self._clock()
+            changes = self._snapshot.changes.take()
+            is_due = due_s is not None and now_s >= due_s
+            if changes or is_due or now_s >= next_everything_s:
+                is_everything = bool(changes.nodes) or changes.is_everything or is_due or now_s >= next_everything_s
+                if is_everything:
+                    next_everything_s = now_s + IDLE_S
+                due_s = await self._round(None if is_everything else changes.apps, now_s, due_s)
+                continue
+            wait_s = min(self._interval_s, max((due_s or next_everything_s) - now_s, 0.01))
+            await self._wake.wait(wait_s)
+
+    async def _round(self, apps: set[AppId] | None, now_s: float, due_s: float | None) -> float | None:
+        """Plan and apply once; return when time alone asks for the next plan."""
+        plan = reconcile(self._snapshot.view(), now_s, apps=apps)
+        self.last_plan = plan
+        if plan.actions:
+            revision = await self._writer.write([*map(operation_of, plan.actions), *self._events(plan.actions)])
+            await self._snapshot.reach(revision)
+        times = [time_s for time_s in (plan.retry_at_s, due_s if apps is not None else None) if time_s is not None]
+        return max(min(times), now_s + RETRY_S) if times else None
+
+    def _events(self, actions: Sequence[Action]) -> list[Put]:
+        """Return one event for each app and reason."""
+        counts: Counter[tuple[AppId, str, str]] = Counter()
+        for action in actions:
+            if isinstance(action, PutAssignment):
+                counts[action.assignment.instance.app_id, "Assigned", action.why] += 1
+            elif isinstance(action, DropAssignment):
+                counts[action.instance.app_id, "Unassigned", action.why] += 1
+        return [
+            self._writer.event(
+                code, str(app), f"{count} of {app}: {why}" if count > 1 else why, namespace=app.namespace, app=app.app
+            )
+            for (app, code, why), count in sorted(counts.items())[:100]
+        ]
+
+
+def operation_of(action: Action) -> Operation:
+    """Return the store operation that carries out an action."""
+    match action:
+        case PutAssignment(assignment=assignment):
+            return Put(keys.assignment(assignment.instance), encode(assignment))
+        case DropAssignment(instance=instance):
+            return Delete(keys.assignment(instance))
+        case DropStatus(instance=instance, node=node):
+            return Delete(keys.status(instance, node))

@@ -1,0 +1,271 @@
+"""The leader side of a master: campaigns, leads while it may, and serves agents while it leads.
+
+Implements `hsu_cluster.ports.LeaderPort`. A standby knows who leads by watching the leader key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import WSMsgType, web
+from hsu_core.store.campaign import Campaign, Leadership
+
+from hsu_cluster.leader.hub import Hub
+from hsu_cluster.leader.loop import PlannerLoop
+from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.writer import FencedWriter
+from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.records import MasterAdvert
+from hsu_core.model.view import Plan
+from hsu_core.runtime.tasks import Wake, keep_running
+from hsu_core.store.base import Resync, Store
+from hsu_core.wire import keys
+from hsu_core.wire.codec import FRAME_LIMIT_BYTES, Undecodable, decode, encode
+from hsu_core.wire.frames import Chunk, Hello, Redirect, decode_frame, encode_frame
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 5.0
+"""An agent says who it is within this time, or its connection is closed."""
+
+OUTAGE_RETRY_S = 0.25
+"""Pause before the next try while the store does not answer."""
+
+HOUSEKEEPING_S = 60.0
+"""How often old events are trimmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderTimes:
+    """`beat_s` and `ttl_s` of nodes, `leader_ttl_s` of the leader key; seconds."""
+
+    beat_s: float = 2.0
+    ttl_s: float = 8.0
+    leader_ttl_s: float = 15.0
+
+
+@dataclass(slots=True)
+class _Reign:
+    """What exists only while this master leads."""
+
+    leadership: Leadership
+    hub: Hub
+    snapshot: Snapshot
+    planner: PlannerLoop
+
+
+class LeaderService:
+    """Campaigning, leading and serving agents; one per master."""
+
+    def __init__(
+        self,
+        store: Store,
+        advert: MasterAdvert,
+        incarnation: str,
+        times: LeaderTimes,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        chores: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._store = store
+        self._advert = advert
+        self._incarnation = incarnation
+        self._times = times
+        self._clock = clock
+        self._monotonic = monotonic
+        self._chores = chores
+        self._reign: _Reign | None = None
+        self._leader: MasterAdvert | None = None
+        self._term = 0
+
+    # LeaderPort
+
+    @property
+    def is_leading(self) -> bool:
+        """Return whether this master leads now."""
+        return self._reign is not None
+
+    @property
+    def term(self) -> int:
+        """Return the term this master leads in, or the last one it saw."""
+        return self._term
+
+    @property
+    def leader(self) -> MasterAdvert | None:
+        """Return who leads as far as this master knows."""
+        return self._advert if self._reign is not None else self._leader
+
+    @property
+    def last_plan(self) -> Plan:
+        """Return the newest plan (empty on a standby)."""
+        return self._reign.planner.last_plan if self._reign else Plan()
+
+    def last_seen(self) -> Mapping[str, float]:
+        """Return for each node with a session here the seconds since 1970 of its last frame."""
+        return self._reign.hub.last_seen() if self._reign else {}
+
+    @asynccontextmanager
+    async def logs(
+        self, instance: InstanceId, node: str, *, tail: int, follow: bool
+    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+        """Stream the log of an instance from its node."""
+        session = self._hub().session(node)
+        async with session.ask("logs", instance, tail=tail, follow=follow) as chunks:
+            yield chunks
+
+    async def signal(self, instance: InstanceId, node: str, name: str) -> None:
+        """Send a signal to an instance's process group."""
+        async with self._hub().session(node).ask("signal", instance, name=name) as chunks:
+            async for _ in chunks:
+                pass
+
+    def _hub(self) -> Hub:
+        if self._reign is None:
+            raise NoLeader("reach a node", "this master does not lead now", "ask again in a few seconds")
+        return self._reign.hub
+
+    async def serve_session(self, request: web.Request) -> web.StreamResponse:
+        """Serve an agent; a standby tells it where the leader is."""
+        socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT_BYTES, autoping=True, timeout=1.0)
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                message = await socket.receive()
+            frame = decode_frame(message.data) if message.type is WSMsgType.BINARY else None
+        except (TimeoutError, Undecodable) as error:
+            log.warning("an agent connected and did not say who it is: %s", error)
+            frame = None
+        if isinstance(frame, Hello):
+            if self._reign is not None:
+                await self._reign.hub.serve(socket, frame)
+            else:
+                urls = (self._leader.url,) if self._leader is not None else ()
+                await socket.send_bytes(encode_frame(Redirect(urls)))
+        await socket.close()
+        return socket
+
+    # Life
+
+    async def run(self) -> None:
+        """Watch who leads and campaign, until cancelled; then hand over leadership."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                keep_running("watch the leader key", self._watch_leader, expected=(StoreError,)), name="watch-leader"
+            )
+            group.create_task(
+                keep_running("lead", self._campaign_and_lead, expected=(StoreError,), ceiling_s=1.0), name="lead"
+            )
+
+    async def _watch_leader(self) -> None:
+        while True:
+            page = await self._store.range(keys.LEADER, limit=1)
+            self._leader = decode(MasterAdvert, page.entries[0].value) if page.entries else None
+            self._term = max(self._term, page.entries[0].create_revision if page.entries else 0)
+            async with self._store.watch(keys.LEADER, after_revision=page.revision) as batches:
+                async for batch in batches:
+                    if isinstance(batch, Resync):
+                        break
+                    for event in batch.events:
+                        self._leader = None if event.is_delete else decode(MasterAdvert, event.entry.value)
+                        self._term = max(self._term, event.entry.create_revision)
+
+    async def _campaign_and_lead(self) -> None:
+        while True:
+            campaign = Campaign(self._store, keys.LEADER, encode(self._advert), ttl_s=self._times.leader_ttl_s)
+            leadership = await campaign.acquire()
+            try:
+                await self._lead(leadership)
+            finally:
+                if self._reign is not None:
+                    await self._reign.hub.close()
+                self._reign = None
+                await leadership.resign()
+
+    async def _lead(self, leadership: Leadership) -> None:
+        """Lead until the leadership is lost. Returns then; raises StoreError if the store fails before."""
+        self._term = leadership.term
+        log.info("leading in term %d", leadership.term, extra={"term": leadership.term})
+        wake = Wake()
+        writer = FencedWriter(self._store, leadership.fence(), self._clock)
+        hub: Hub | None = None
+
+        def on_change() -> None:
+            wake.wake()
+            if hub is not None:
+                hub.wake_sessions()
+
+        snapshot = Snapshot(self._store, on_change)
+        await snapshot.load()
+        hub = Hub(
+            snapshot,
+            writer,
+            term=leadership.term,
+            incarnation=self._incarnation,
+            leader=self._advert.url,
+            beat_s=self._times.beat_s,
+            ttl_s=self._times.ttl_s,
+            clock=self._clock,
+            monotonic=self._monotonic,
+        )
+        planner = PlannerLoop(
+            snapshot,
+            writer,
+            wake,
+            clock=self._clock,
+            progress=leadership.report_progress,
+            interval_s=min(1.0, self._times.leader_ttl_s / 8),
+        )
+        self._reign = _Reign(leadership, hub, snapshot, planner)
+
+        async def announce() -> None:
+            name = self._advert.name
+            await writer.write([writer.event("LeaderElected", name, f"{name} leads in term {leadership.term}")])
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(work, name=name)
+                    for name, work in (
+                        ("follow", _through_outages("follow the store", snapshot.follow)),
+                        ("plan", _through_outages("plan", planner.run)),
+                        ("statuses", _through_outages("write statuses", hub.write_statuses)),
+                        ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
+                        ("chores", self._do_chores()),
+                        ("announce", _through_outages("announce", announce)),
+                    )
+                ]
+                await leadership.lost.wait()
+                log.warning("leadership of term %d is lost", leadership.term, extra={"term": leadership.term})
+                for task in tasks:
+                    task.cancel()
+        except* StoreError as errors:
+            raise StoreError("lead", f"{errors.exceptions[0]}") from errors
+
+    async def _do_chores(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            if self._chores is not None:
+                try:
+                    await self._chores()
+                except HsuError as error:
+                    log.warning("housekeeping did not finish: %s", error)
+
+
+async def _through_outages(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` again when the store fails; leadership ends by its own deadline, or when a write is fenced off."""
+    while True:
+        try:
+            await work()
+            return
+        except LeaseLost:
+            raise
+        except StoreError as error:
+            log.warning("cannot %s for the moment: %s", what, error)
+        await asyncio.sleep(OUTAGE_RETRY_S)

@@ -1,0 +1,229 @@
+"""The leader's view: everything under the root, listed once and then kept by watching.
+
+Only `follow` changes it, between two awaits of the event loop; planners are synchronous, so a view
+they are given does not change under them. It must not decide anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
+from hsu_core.model.errors import Compacted, StoreError
+from hsu_core.model.ids import AppId, InstanceId
+from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.order import OrderSpec, spec_key
+from hsu_core.model.view import ClusterView
+from hsu_core.store.base import Entry, Resync, Store, range_all
+from hsu_core.wire import keys
+from hsu_core.wire.codec import Undecodable, decode, decode_plain, from_plain, to_plain
+
+log = logging.getLogger(__name__)
+
+KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents")
+"""Families of keys that make up the view."""
+
+
+class Changes:
+    """What changed since the planner looked last."""
+
+    def __init__(self) -> None:
+        self.apps: set[AppId] = set()
+        self.nodes: set[str] = set()
+        self.is_everything = False
+
+    def take(self) -> Changes:
+        """Return what has gathered and start anew."""
+        taken = Changes()
+        taken.apps, taken.nodes, taken.is_everything = self.apps, self.nodes, self.is_everything
+        self.apps, self.nodes, self.is_everything = set(), set(), False
+        return taken
+
+    def __bool__(self) -> bool:
+        return bool(self.apps or self.nodes or self.is_everything)
+
+
+class Snapshot:
+    """Desired and observed state at `revision`, with an index of assignments by node."""
+
+    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
+        self.revision = 0
+        self.changes = Changes()
+        self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
+        self._store = store
+        self._on_change = on_change
+        self._advanced = asyncio.Event()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._apps: dict[AppId, AppRecord] = {}
+        self._revisions: dict[tuple[AppId, int], Revision] = {}
+        self._plain_workers: dict[str, Any] = {}
+        self._assignments: dict[InstanceId, Assignment] = {}
+        self._statuses: dict[tuple[InstanceId, str], InstanceStatus] = {}
+        self._nodes: dict[str, NodeRecord] = {}
+        self._node_intents: dict[str, NodeIntent] = {}
+        self.assignments_of.clear()
+
+    def view(self) -> ClusterView:
+        """Return the view as of now; it holds until the next await."""
+        return ClusterView(
+            self.revision,
+            self._apps,
+            self._revisions,
+            self._assignments,
+            self._statuses,
+            self._nodes,
+            self._node_intents,
+        )
+
+    def order_spec(self, assignment: Assignment) -> tuple[str, Any] | None:
+        """Return the key and plain tree of the specification an assignment refers to (None: not here yet).
+
+        The worker's tree is the stored one, so that fields which this release does not know reach
+        a newer agent.
+        """
+        app = assignment.instance.app_id
+        revision = self._revisions.get((app, assignment.revision))
+        key = spec_key(app, assignment.revision, assignment.instance.worker)
+        worker = revision.spec.worker(assignment.instance.worker) if revision else None
+        if revision is None or worker is None:
+            return None
+        tree = to_plain(OrderSpec(app, assignment.revision, worker, revision.spec.base_directory))
+        tree["worker"] = self._plain_workers.get(key, tree["worker"])
+        return key, tree
+
+    async def load(self) -> None:
+        """List everything at one revision. Raises StoreError."""
+        while True:
+            try:
+                await self._load_once()
+                return
+            except Compacted:
+                continue  # the list was overtaken by a compaction: take a newer revision
+
+    async def _load_once(self) -> None:
+        revision: int | None = None
+        entries: list[Entry] = []
+        for family in KEPT:
+            page = await range_all(self._store, f"{keys.ROOT}{family}/", revision=revision)
+            revision = page.revision
+            entries += page.entries
+        self._clear()
+        for entry in entries:
+            self._put(entry)
+        self.changes.is_everything = True
+        self._advance(revision or 0)
+
+    async def follow(self) -> None:
+        """Keep the view up to date until cancelled; after a compaction list everything again."""
+        while True:
+            async with self._store.watch(keys.ROOT, after_revision=self.revision) as batches:
+                async for batch in batches:
+                    if isinstance(batch, Resync):
+                        log.warning("the watch was compacted at revision %d; listing again", batch.compacted_revision)
+                        break
+                    for event in batch.events:
+                        if event.is_delete:
+                            self._delete(event.entry.key)
+                        else:
+                            self._put(event.entry)
+                    self._advance(batch.revision)
+                else:
+                    raise StoreError("follow the store", "the watch ended by itself")
+            await self.load()
+
+    async def reach(self, revision: int) -> None:
+        """Wait until the view holds everything up to `revision` (our own commit, for instance)."""
+        while self.revision < revision:
+            await self._advanced.wait()
+
+    def _advance(self, revision: int) -> None:
+        self.revision = max(self.revision, revision)
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+        if self.changes:
+            self._on_change()
+
+    def _put(self, entry: Entry) -> None:
+        family, *rest = keys.parts(entry.key)
+        try:
+            self._apply(family, rest, entry.value)
+        except (Undecodable, ValueError) as error:
+            log.error("store key %s holds what this version cannot read: %s", entry.key, error)
+
+    def _apply(self, family: str, rest: list[str], value: bytes) -> None:
+        if family == "assignments":
+            self._put_assignment(decode(Assignment, value))
+        elif family == "status":
+            status = decode(InstanceStatus, value)
+            self._statuses[status.instance, status.node] = status
+            self.changes.apps.add(status.instance.app_id)
+        elif family == "apps":
+            record = decode(AppRecord, value)
+            self._apps[record.id] = record
+            self.changes.apps.add(record.id)
+        elif family == "revisions":
+            self._put_revision(value)
+        elif family == "nodes":
+            node = decode(NodeRecord, value)
+            self._nodes[node.name] = node
+            self.changes.nodes.add(node.name)
+        elif family == "node-intents":
+            intent = decode(NodeIntent, value)
+            self._node_intents[intent.name] = intent
+            self.changes.nodes.add(intent.name)
+
+    def _put_assignment(self, assignment: Assignment) -> None:
+        self._drop_assignment(assignment.instance)
+        self._assignments[assignment.instance] = assignment
+        self.assignments_of[assignment.node][assignment.instance] = assignment
+        self.changes.apps.add(assignment.instance.app_id)
+
+    def _drop_assignment(self, instance: InstanceId) -> None:
+        previous = self._assignments.pop(instance, None)
+        if previous is not None:
+            self.assignments_of[previous.node].pop(instance, None)
+            self.changes.apps.add(instance.app_id)
+
+    def _put_revision(self, value: bytes) -> None:
+        tree = decode_plain(value)
+        revision = from_plain(Revision, tree)
+        self._revisions[revision.id, revision.number] = revision
+        for worker in tree["spec"].get("workers", ()):
+            self._plain_workers[spec_key(revision.id, revision.number, worker["id"])] = worker
+        self.changes.apps.add(revision.id)
+
+    def _delete(self, key: str) -> None:
+        family, *rest = keys.parts(key)
+        if family == "assignments":
+            self._drop_assignment(_instance(rest))
+        elif family == "status":
+            self._statuses.pop((_instance(rest), rest[4]), None)
+            self.changes.apps.add(_instance(rest).app_id)
+        elif family == "apps":
+            self._apps.pop(AppId(rest[0], rest[1]), None)
+            self.changes.apps.add(AppId(rest[0], rest[1]))
+        elif family == "revisions":
+            self._drop_revision(AppId(rest[0], rest[1]), int(rest[2]))
+        elif family == "nodes":
+            self._nodes.pop(rest[0], None)
+            self.changes.nodes.add(rest[0])
+        elif family == "node-intents":
+            self._node_intents.pop(rest[0], None)
+            self.changes.nodes.add(rest[0])
+
+    def _drop_revision(self, app: AppId, number: int) -> None:
+        revision = self._revisions.pop((app, number), None)
+        for worker in revision.spec.workers if revision else ():
+            self._plain_workers.pop(spec_key(app, number, worker.id), None)
+        self.changes.apps.add(app)
+
+
+def _instance(rest: Iterable[str]) -> InstanceId:
+    namespace, app, worker, slot, *_ = rest
+    return InstanceId(namespace, app, worker, int(slot))
