@@ -7,7 +7,6 @@ variable can hold it (`replicas: ${n}`); nothing else is coerced.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from hsu_core.model.errors import InvalidInput
 from hsu_core.model.ids import is_name, is_node_name
 from hsu_core.model.quantity import parse_cpu, parse_duration, parse_percent_or_count, parse_size
-from hsu_core.wire.tree import text_of
+from hsu_core.wire.tree import resolve_scalar, text_of
 
 SIGNALS = (
     "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGALRM", "SIGKILL", "SIGWINCH", "SIGCONT",
@@ -56,10 +55,16 @@ def _text(value: Any) -> str:
     return value
 
 
+def _as_number(value: Any) -> Any:
+    """Return the number a text holds, else the value unchanged."""
+    number = resolve_scalar(value.strip()) if isinstance(value, str) else value
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return number if is_number else value
+
+
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip(), re.ASCII):
-            value = int(value)
+        value = _as_number(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong(f"needs a whole number, found {shown(value)}", f"write one from {low} to {high}")
         if not low <= value <= high:
@@ -71,8 +76,7 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
 
 def _number(low: float, high: float) -> Callable[[Any], float]:
     def convert(value: Any) -> float:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", value.strip(), re.ASCII):
-            value = float(value)
+        value = _as_number(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong(f"needs a number, found {shown(value)}", f"write one from {low:g} to {high:g}")
         if not low <= value <= high:
@@ -98,7 +102,7 @@ def quantity(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if not isinstance(value, str | int | float):
             raise wrong(f"needs one value, found {shown(value)}")
         try:
-            return parse(value)
+            return parse(_as_number(value))
         except InvalidInput as error:
             raise wrong(f"cannot {error.what}" + (f": {error.why}" if error.why else ""), error.fix) from error
 
@@ -151,6 +155,28 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 
+def _pairs(value: Any) -> Any:
+    """Return a map of texts from a map, or from a list of K=V."""
+    if isinstance(value, list):
+        pairs: dict[str, str] = {}
+        for item in value:
+            key, equals, text = item.partition("=") if isinstance(item, str) else ("", "", "")
+            if not equals or not key:
+                raise wrong(f"{shown(item)} is not of the form NAME=value", "write NAME=value, or a map NAME: value")
+            if key in pairs:
+                raise wrong(f"{key[:60]} is set twice", "remove one")
+            pairs[key] = text
+        return pairs
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                raise wrong(f"{key[:60]} needs one value, found {shown(item)}", "write it in quotes")
+            if not key or "=" in key:
+                raise wrong(f"{key[:60]!r} cannot be a name", "use a name without `=`")
+        return {key: text_of(item) for key, item in value.items()}
+    raise wrong(f"needs a list of NAME=value or a map, found {shown(value)}", "write for example {LOG_LEVEL: info}")
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Boolean = Annotated[bool, BeforeValidator(_boolean)]
 Name = Annotated[str, BeforeValidator(_named("this kind", is_name, "letters, digits, `_` and `-`"))]
@@ -168,5 +194,5 @@ Percent = Annotated[int, BeforeValidator(_whole(0, 100))]
 Weight = Annotated[int, BeforeValidator(_whole(-100, 100))]
 Factor = Annotated[float, BeforeValidator(_number(1.0, 100.0))]
 Positive = Annotated[float, BeforeValidator(_number(0.0, 1e15))]
+Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 TextList = Annotated[list[Text], BeforeValidator(_one_or_more)]
-Anything = Any

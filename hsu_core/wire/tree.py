@@ -6,6 +6,8 @@ line. The limits are here, because both readers keep them.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +28,16 @@ NODE_LIMIT = 50_000
 
 EXACT_INTEGER_LIMIT = 2**53
 """Beyond it a JSON reader in another language gets a different number."""
+
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_PREFIXED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 
 
 class WrittenInt(int):
@@ -81,6 +93,27 @@ def flatten(root: Node, file: str) -> Document:
         return node.value
 
     return Document(visit(root, (), root.line), file, lines)
+
+
+def resolve_scalar(text: str) -> Any:
+    """Return a plain scalar by the YAML 1.2 core rules, without leading zeros: `no`, 010, 12:30 are text."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if len(text) > 400 or text[0] not in "-+.0123456789":
+        return text
+    if _INTEGER.fullmatch(text):
+        return _written(WrittenInt(text), text) if text[0] == "+" or text == "-0" else int(text)
+    if _PREFIXED.fullmatch(text):
+        return _written(WrittenInt(int(text, 0)), text)
+    if _FLOAT.fullmatch(text):
+        number = WrittenFloat(text)
+        return _written(number, text) if math.isfinite(number) else text
+    return text
+
+
+def _written(number: Any, text: str) -> Any:
+    number.text = text
+    return number
 
 
 def text_of(value: Any) -> str:

@@ -7,8 +7,6 @@ events: sizes are counted with aliases expanded, and scalars follow the YAML 1.2
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,22 +20,13 @@ from hsu_core.wire.tree import (
     NODE_LIMIT,
     Document,
     Node,
-    WrittenFloat,
-    WrittenInt,
     decode,
     flatten,
     refuse,
+    resolve_scalar,
 )
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_PREFIXED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_CONSTANTS: dict[str, bool | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
 
 
 def load_document(text: bytes | str, file: str) -> Document:
@@ -55,27 +44,6 @@ def load_document(text: bytes | str, file: str) -> Document:
     if faults:
         raise InvalidManifest(f"read {file}", _count(faults), "", faults=faults)
     return flatten(root, file)
-
-
-def resolve_scalar(text: str) -> Any:
-    """Return a plain scalar by the YAML 1.2 core rules, without leading zeros: `no`, 010, 12:30 are text."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if len(text) > 400 or text[0] not in "-+.0123456789":
-        return text
-    if _INTEGER.fullmatch(text):
-        return _written(WrittenInt(text), text) if text[0] == "+" or text == "-0" else int(text)
-    if _PREFIXED.fullmatch(text):
-        return _written(WrittenInt(int(text, 0)), text)
-    if _FLOAT.fullmatch(text):
-        number = WrittenFloat(text)
-        return _written(number, text) if math.isfinite(number) else text
-    return text
-
-
-def _written(number: Any, text: str) -> Any:
-    number.text = text
-    return number
 
 
 def _count(faults: list[Fault]) -> str:

@@ -1,0 +1,151 @@
+"""Rules between the keys of a manifest: names that must exist, circles, paths, placeholders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hsu_core.model.ids import is_name
+from hsu_core.model.spec import AppSpec, Check, ExecCheck, HttpCheck, TcpCheck, WorkerSpec
+from hsu_core.wire.faults import FaultList
+from hsu_core.wire.fields import closest_fix, nearest
+from hsu_core.wire.manifest_models import ManifestModel
+from hsu_core.wire.tree import Path
+
+_PORT_PLACEHOLDER = re.compile(r"\{port\.([^{}]{0,100})\}")
+
+FILE_PATH_LIMIT = 255
+"""Longest path of a configuration file, in characters: what every file system takes below a folder."""
+
+
+def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None:
+    """Add the faults between workers and within each."""
+    indexes: dict[str, int] = {}
+    for index, worker in enumerate(model.workers):
+        first = indexes.setdefault(worker.id, index)
+        if first != index:
+            line = found.document.line(("workers", first, "id"))
+            found.fault(
+                ("workers", index, "id"), f"worker {worker.id} stands twice, first in line {line}", "rename one"
+            )
+    names = list(indexes)
+    for index, worker in enumerate(model.workers):
+        at: Path = ("workers", index)
+        for field, others in (
+            ("depends_on", list(worker.depends_on or {})),
+            ("anti_affinity", list((worker.placement.anti_affinity if worker.placement else None) or [])),
+            ("near", list((worker.placement.near if worker.placement else None) or [])),
+        ):
+            where = (*at, field) if field == "depends_on" else (*at, "placement", field)
+            for other in others:
+                if other not in indexes:
+                    found.fault(where, f"there is no worker {other[:60]!r} in this app", closest_fix(other, names))
+        for path, body in (worker.files or {}).items():
+            _check_file_path(path, (*at, "files", path), found)
+            if body.content is None:
+                found.fault((*at, "files", path), "the file has no content", "write `content:` or `template:`")
+        _check_nesting(list(worker.files or {}), at, found)
+        for other in worker.depends_on or {}:
+            if other in indexes and model.workers[indexes[other]].enabled is False:
+                text = f"{worker.id} waits for {other}, which is not enabled"
+                found.warn((*at, "depends_on"), text, "enable it, or remove the dependency", "manifest.suspicious")
+    _check_circles(spec, indexes, found)
+    for item in spec.workers:
+        _check_ports(item, ("workers", indexes[item.id]), found)
+
+
+def _check_file_path(path: str, at: Path, found: FaultList) -> None:
+    parts = path.split("/")
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        found.fault(
+            at, "the path is absolute", "write one relative to the instance's files folder, such as etc/web.toml"
+        )
+    elif ".." in parts:
+        found.fault(at, "the path leaves the files folder with `..`", "write a path below it")
+    elif "" in parts or "." in parts or "\\" in path or not path.isprintable() or len(path) > FILE_PATH_LIMIT:
+        found.fault(at, "the path is not a plain relative path", "write for example etc/web.toml, with / between parts")
+
+
+def _check_nesting(paths: list[str], at: Path, found: FaultList) -> None:
+    for path in paths:
+        for other in paths:
+            if other.startswith(f"{path}/"):
+                found.fault((*at, "files", path), f"it would be a file and the folder of {other}", "rename one")
+                break
+
+
+def _check_circles(spec: AppSpec, indexes: dict[str, int], found: FaultList) -> None:
+    """Report each circle of `depends_on` once, at its first worker."""
+    needs = {worker.id: [other for other in worker.depends_on if other in indexes] for worker in spec.workers}
+    done: set[str] = set()
+    for start in sorted(needs):
+        trail: list[str] = []
+        stack: list[tuple[str, Iterator[str]]] = [] if start in done else [(start, iter(needs[start]))]
+        trail += [start] if stack else []
+        while stack:
+            name, others = stack[-1]
+            other = next(others, None)
+            if other is None:
+                stack.pop()
+                done.add(trail.pop())
+            elif other in trail:
+                chain = [*trail[trail.index(other) :], other]
+                text = f"workers wait for each other: {' -> '.join(chain)}"
+                found.fault(("workers", indexes[name], "depends_on"), text, "break the circle")
+            elif other not in done and other in needs:
+                trail.append(other)
+                stack.append((other, iter(needs[other])))
+
+
+def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
+    names = [port.name for port in worker.ports]
+    numbers: dict[int, str] = {}
+    for port in worker.ports:
+        if not port.is_dynamic and port.number in numbers:
+            text = f"port {port.number} is given to {numbers[port.number]} and {port.name}"
+            found.fault((*at, "ports", port.name), text, "use another number, or `dynamic`")
+        numbers[port.number] = port.name
+    for path, text in _texts(worker, at):
+        for name in _PORT_PLACEHOLDER.findall(text):
+            if name not in names:
+                _fault_port(name, names, path, f"{{port.{name}}} names no port of worker {worker.id}", found)
+    for kind, check in _checks(worker):
+        if isinstance(check, TcpCheck | HttpCheck) and isinstance(check.port, str) and check.port:
+            if check.port not in names:
+                path = (*at, "health", kind)
+                _fault_port(check.port, names, path, f"there is no port {check.port[:60]!r}", found)
+
+
+def _fault_port(name: str, names: list[str], path: Path, text: str, found: FaultList) -> None:
+    near = nearest(name, names)
+    offered = name if is_name(name) else "http"
+    found.fault(path, text, f"did you mean {near}?" if near else f"add ports: {{{offered}: dynamic}}")
+
+
+def _checks(worker: WorkerSpec) -> list[tuple[str, Check]]:
+    probes = (
+        ("startup", worker.health.startup),
+        ("readiness", worker.health.readiness),
+        ("liveness", worker.health.liveness),
+    )
+    return [(kind, probe.check) for kind, probe in probes if probe is not None]
+
+
+def _texts(worker: WorkerSpec, at: Path) -> Iterator[tuple[Path, str]]:
+    """Give every text in which placeholders are replaced, with its path."""
+    execution = (*at, "unit", "managed", "control", "execution")
+    yield (*execution, "executable_path"), worker.execution.executable_path
+    yield (*execution, "working_directory"), worker.execution.working_directory
+    for index, argument in enumerate(worker.execution.args):
+        yield (*execution, "args", index), argument
+    for name, value in worker.execution.environment:
+        yield (*execution, "environment", name), value
+    for file in worker.files:
+        yield (*at, "files", file.path), file.content
+    for kind, check in _checks(worker):
+        if isinstance(check, HttpCheck):
+            for value in (check.url, check.path, *(value for _, value in check.headers)):
+                yield (*at, "health", kind, "http"), value
+        elif isinstance(check, ExecCheck):
+            for value in check.command:
+                yield (*at, "health", kind, "exec"), value

@@ -1,0 +1,319 @@
+"""The meaning of a checked worker: model in, `WorkerSpec` out, with a warning for what is not carried out."""
+
+from __future__ import annotations
+
+import re
+
+from hsu_core.model.spec import (
+    Affinity,
+    Check,
+    Constraint,
+    ExecCheck,
+    FileSpec,
+    Guarantee,
+    HealthSpec,
+    HttpCheck,
+    LogSpec,
+    PlacementSpec,
+    PortSpec,
+    Probe,
+    ProcessCheck,
+    Resources,
+    RestartPolicy,
+    RestartSpec,
+    RolloutSpec,
+    StopSpec,
+    TcpCheck,
+    WorkerSpec,
+)
+from hsu_core.wire.faults import FaultList
+from hsu_core.wire.fields import nearest
+from hsu_core.wire.manifest_models import (
+    HttpModel,
+    PlacementModel,
+    ProbeModel,
+    RestartModel,
+    RolloutModel,
+    StepModel,
+    WorkerModel,
+)
+from hsu_core.wire.tree import Path
+from hsu_core.wire.unit_convert import convert_unit, warn_keys
+
+_CONSTRAINT = re.compile(
+    r"(?P<key>[A-Za-z0-9_][A-Za-z0-9_./-]*)\s*(?P<operator>==|!=|<=|>=|=~|<|>|=|\bnot-in\b|\bin\b|\bexists\b)\s*(?P<operand>.*)"
+)
+_NODE_KEYS = ("node.name", "node.os", "node.arch", "node.version")
+_OPERAND_LIMIT = 200
+"""Longest right side of a constraint: a longer regular expression is not one a person wrote."""
+
+SHORTEST_PERIOD_S = 0.1
+"""Probes more often than this cost more than they tell."""
+
+SMALLEST_SEGMENT_BYTES = 64 * 1024
+
+
+def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSpec | None:
+    """Return the specification of a worker, or None when its kind is not carried out."""
+    if not _is_managed(model, path, found) or model.unit.managed is None:
+        return None
+    unit = convert_unit(model.unit.managed, (*path, "unit", "managed"), found)
+    for name, native, theirs in (
+        ("health", model.health, unit.health),
+        ("restart", model.restart, unit.restart),
+        ("stop", model.stop, unit.stop),
+    ):
+        if native is not None and theirs is not None:
+            found.fault((*path, name), f"{name} is described here and in the unit", "keep one of them")
+    default = WorkerSpec(model.id, unit.execution)
+    resources = model.resources
+    return WorkerSpec(
+        id=model.id,
+        execution=unit.execution,
+        profile_type=model.profile_type or default.profile_type,
+        is_enabled=model.enabled is not False,
+        replicas=1 if model.replicas is None else model.replicas,
+        ports=tuple(PortSpec(name, number) for name, number in sorted((model.ports or {}).items())),
+        files=tuple(FileSpec(name, body.content or "") for name, body in sorted((model.files or {}).items())),
+        health=_health(model, path, found) or unit.health or HealthSpec(),
+        restart=_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
+        stop=_stop(model) or unit.stop or StopSpec(),
+        resources=Resources(
+            unit.reservation.cpu_milli if resources is None or resources.cpu is None else resources.cpu,
+            unit.reservation.memory_bytes if resources is None or resources.memory is None else resources.memory,
+        ),
+        placement=_placement(model.placement, (*path, "placement"), found),
+        rollout=_rollout(model.rollout, (*path, "rollout"), found),
+        logs=_logs(model, (*path, "logs"), found),
+        guarantee=_guarantee(model, path, found),
+        depends_on=tuple(sorted(model.depends_on or {})),
+    )
+
+
+def _is_managed(model: WorkerModel, path: Path, found: FaultList) -> bool:
+    kind = model.type or "managed"
+    if kind != "managed":
+        found.fault(
+            (*path, "type"),
+            f"{kind} units are not carried out by this version, only managed ones",
+            "use type: managed, or leave the worker out",
+        )
+        return False
+    for other in ("unmanaged", "integrated"):
+        if getattr(model.unit, other) is not None:
+            found.fault((*path, "unit", other), f"the worker's type is {kind}", "keep the block of that type")
+    if model.unit.managed is None:
+        found.fault((*path, "unit"), "the block `managed` is missing", "add unit: {managed: {control: ...}}")
+    return model.unit.managed is not None
+
+
+def _health(model: WorkerModel, path: Path, found: FaultList) -> HealthSpec | None:
+    if model.health is None:
+        return None
+    at = (*path, "health")
+    startup, readiness, liveness = (
+        _probe(body, (*at, kind), found) if body else None
+        for kind, body in (
+            ("startup", model.health.startup),
+            ("readiness", model.health.readiness),
+            ("liveness", model.health.liveness),
+        )
+    )
+    for kind, probe in (("startup", startup), ("liveness", liveness)):
+        if probe is not None and probe.success_threshold != 1:
+            found.fault((*at, kind, "success_threshold"), f"must be 1 for {kind}", "remove it")
+    return HealthSpec(startup, readiness, liveness)
+
+
+def _probe(body: ProbeModel, path: Path, found: FaultList) -> Probe:
+    kinds = [kind for kind in ("http", "tcp", "exec", "process") if kind in body.model_fields_set]
+    if len(kinds) != 1:
+        said = "no check" if not kinds else f"{len(kinds)} checks ({', '.join(kinds)})"
+        found.fault(path, f"the probe has {said}", "write one of http, tcp, exec, process")
+    check: Check = ProcessCheck()
+    if body.http is not None:
+        check = _http(body.http, (*path, "http"), found)
+    elif body.tcp is not None:
+        check = TcpCheck(body.tcp.port, body.tcp.host or "127.0.0.1")
+    elif body.exec is not None:
+        check = ExecCheck(tuple(body.exec.command))
+        if not body.exec.command or not body.exec.command[0]:
+            found.fault((*path, "exec", "command"), "the command is empty", "write for example [./bin/check]")
+    default = Probe(check)
+    period_s = default.period_s if body.period is None else body.period
+    timeout_s = min(default.timeout_s, period_s) if body.timeout is None else body.timeout
+    if period_s < SHORTEST_PERIOD_S:
+        found.fault((*path, "period"), f"{period_s:g} s is too often", f"write {SHORTEST_PERIOD_S:g}s or more")
+    elif not 0 < timeout_s <= period_s:
+        found.fault(
+            (*path, "timeout"),
+            f"{timeout_s:g} s does not fit the period of {period_s:g} s",
+            "write more than 0 and not more than the period",
+        )
+    return Probe(
+        check=check,
+        period_s=period_s,
+        timeout_s=timeout_s,
+        initial_delay_s=body.initial_delay or 0.0,
+        success_threshold=body.success_threshold or 1,
+        failure_threshold=body.failure_threshold or default.failure_threshold,
+    )
+
+
+def _http(body: HttpModel, path: Path, found: FaultList) -> HttpCheck:
+    if (body.port is None) == (body.url is None):
+        found.fault(path, "needs either a port or a url", "write {port: http, path: /healthz}")
+    if body.url is not None and not body.url.startswith(("http://", "https://")):
+        found.fault((*path, "url"), f"{body.url[:60]!r} is not a URL", "write http://... or https://...")
+    if body.url is not None and body.path is not None:
+        found.fault((*path, "path"), "a url already has its path", "put the path into the url")
+    if body.path is not None and not body.path.startswith("/"):
+        found.fault((*path, "path"), f"{body.path[:60]!r} does not start with /", f"write /{body.path[:60]}")
+    return HttpCheck(
+        port="" if body.port is None else body.port,
+        path=body.path or "/",
+        method=body.method or "GET",
+        headers=tuple(sorted((body.headers or {}).items())),
+        url=body.url or "",
+    )
+
+
+def _restart(body: RestartModel, path: Path, found: FaultList) -> RestartSpec:
+    default = RestartSpec()
+    backoff = body.backoff
+    base_s = default.base_s if backoff is None or backoff.base is None else backoff.base
+    ceiling_s = default.ceiling_s if backoff is None or backoff.ceiling is None else backoff.ceiling
+    if ceiling_s < base_s and backoff is not None and backoff.ceiling is not None:
+        found.fault((*path, "restart", "backoff"), f"ceiling of {ceiling_s:g} s is below base {base_s:g} s")
+    return RestartSpec(
+        policy=RestartPolicy(body.policy) if body.policy else default.policy,
+        base_s=base_s,
+        factor=default.factor if backoff is None or backoff.factor is None else backoff.factor,
+        ceiling_s=max(ceiling_s, base_s),
+        reset_after_s=(
+            default.reset_after_s if backoff is None or backoff.reset_after is None else backoff.reset_after
+        ),
+        max_retries=body.max_retries,
+    )
+
+
+def _stop(model: WorkerModel) -> StopSpec | None:
+    if model.stop is None:
+        return None
+    default = StopSpec()
+    grace_s = default.grace_s if model.stop.grace is None else model.stop.grace
+    return StopSpec(model.stop.signal or default.signal, grace_s)
+
+
+def parse_constraint(text: str, path: Path, found: FaultList) -> Constraint:
+    """Return the condition of `node.os == linux`, `zone in a, b`, `gpu exists`; `=` is read as `==`."""
+    match = _CONSTRAINT.fullmatch(text.strip())
+    fix = "write KEY OPERATOR VALUE, for example `node.os == linux`, `zone in a,b` or `gpu exists`"
+    if match is None:
+        found.fault(path, f"{text[:80]!r} is not a condition", fix)
+        return Constraint("node.os", "exists")
+    key, operator, operand = match["key"], match["operator"], match["operand"].strip()
+    operator = "==" if operator == "=" else operator
+    if key.startswith("node.") and key not in _NODE_KEYS:
+        near = nearest(key, _NODE_KEYS)
+        found.fault(path, f"a node has no {key}", f"did you mean {near}?" if near else f"use {', '.join(_NODE_KEYS)}")
+    if (operator == "exists") == bool(operand) or len(operand) > _OPERAND_LIMIT:
+        found.fault(path, f"{text[:80]!r} is not a condition", fix)
+    if operator in ("in", "not-in"):
+        operand = ",".join(part.strip() for part in operand.split(",") if part.strip())
+    if operator == "=~":
+        try:
+            re.compile(operand)
+        except re.error as error:
+            found.fault(path, f"{operand[:60]!r} is not a regular expression: {error}", "mend it")
+    return Constraint(key, operator, operand)
+
+
+def _placement(body: PlacementModel | None, path: Path, found: FaultList) -> PlacementSpec:
+    if body is None:
+        return PlacementSpec()
+    return PlacementSpec(
+        constraints=tuple(
+            parse_constraint(text, (*path, "constraints", index), found)
+            for index, text in enumerate(body.constraints or [])
+        ),
+        affinity=tuple(
+            Affinity(
+                parse_constraint(item.constraint, (*path, "affinity", index), found),
+                50 if item.weight is None else item.weight,
+            )
+            for index, item in enumerate(body.affinity or [])
+        ),
+        anti_affinity=tuple(sorted(set(body.anti_affinity or ()))),
+        near=tuple(sorted(set(body.near or ()))),
+        spread=tuple(dict.fromkeys(body.spread or ())),
+        max_per_node=body.max_per_node or 0,
+        strategy=body.strategy or "spread",
+    )
+
+
+def _rollout(body: RolloutModel | None, path: Path, found: FaultList) -> RolloutSpec:
+    default = RolloutSpec()
+    if body is None:
+        return default
+    for index, step in enumerate(body.steps or []):
+        _check_step(step, (*path, "steps", index), found)
+    strategy = body.strategy or default.strategy
+    if strategy in ("canary", "blue-green"):
+        found.warn(
+            (*path, "strategy"),
+            f"{strategy} is not carried out by this version: instances are replaced in waves (rolling)",
+            "set max_surge and max_unavailable for the size of the waves",
+        )
+        strategy = "rolling"
+    warn_keys(
+        body,
+        (
+            "steps",
+            "auto_promote",
+            "auto_promote_after",
+            "preview_replicas",
+            "scale_down_delay",
+            "abort_scale_down_delay",
+            "progress_deadline",
+            "rollback_window",
+        ),
+        path,
+        found,
+    )
+    surge = body.max_surge or (default.max_surge, default.is_max_surge_percent)
+    unavailable = body.max_unavailable or (default.max_unavailable, default.is_max_unavailable_percent)
+    if unavailable[1] and unavailable[0] > 100:
+        found.fault((*path, "max_unavailable"), f"{unavailable[0]}% is more than all", "write 100% or less")
+    return RolloutSpec(strategy, *unavailable, *surge, body.min_healthy or 0.0)
+
+
+def _check_step(step: StepModel, path: Path, found: FaultList) -> None:
+    given = sorted(step.model_fields_set)
+    if len(given) != 1:
+        text = f"a step is one of {', '.join(StepModel.model_fields)}, found {', '.join(given) or 'nothing'}"
+        found.fault(path, text, "write one per step")
+    scale = step.set_canary_scale
+    if scale is not None and len([key for key in scale.model_fields_set if getattr(scale, key) is not None]) != 1:
+        found.fault((*path, "set_canary_scale"), "needs one of replicas, weight, match_traffic", "keep one")
+
+
+def _logs(model: WorkerModel, path: Path, found: FaultList) -> LogSpec:
+    default = LogSpec()
+    if model.logs is None:
+        return default
+    size = default.segment_bytes if model.logs.segment_size is None else model.logs.segment_size
+    if size < SMALLEST_SEGMENT_BYTES:
+        found.fault((*path, "segment_size"), f"{size} bytes is too small for a segment", "write 64KiB or more")
+    return LogSpec(size, model.logs.segments or default.segments)
+
+
+def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:
+    if model.guarantee == "strict":
+        found.warn(
+            (*path, "guarantee"),
+            "this version has no fence: an instance on a lost node is not replaced until the node returns or is removed",
+            "remove a node that will not return with `hsu-cluster node remove`",
+        )
+        return Guarantee.STRICT
+    return Guarantee.AVAILABLE

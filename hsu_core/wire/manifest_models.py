@@ -1,0 +1,239 @@
+"""The words of a manifest: which keys stand where and what each value may be. No meaning yet.
+
+The meaning is in `manifest_convert`, the rules between keys in `manifest_checks`. Keys marked "not carried
+out" are HSU's and are accepted, so that an old file stays valid; `manifest_convert` warns of each.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from hsu_core.wire.fields import (
+    Boolean,
+    Count,
+    Cpu,
+    Duration,
+    Factor,
+    Name,
+    Pairs,
+    Percent,
+    PercentOrCount,
+    Replicas,
+    Signal,
+    Size,
+    Strict,
+    Text,
+    TextList,
+    Threshold,
+    Weight,
+    choice,
+    shown,
+    wrong,
+)
+from hsu_core.wire.tree import resolve_scalar
+from hsu_core.wire.unit_models import Policy, Unit
+
+
+def _port_number(value: Any) -> int:
+    if value == "dynamic":
+        return 0
+    number = resolve_scalar(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
+        raise wrong(f"{shown(value)} is not a port", "write `dynamic` or a number from 1 to 65535")
+    return int(number)
+
+
+def _port_reference(value: Any) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _port_number(value)
+    if isinstance(value, str):
+        return _port_number(value) if isinstance(resolve_scalar(value), int) else value
+    raise wrong(f"{shown(value)} is not a port", "write the name of a port of this worker, or a number")
+
+
+def _depends_on(value: Any) -> Any:
+    return {item: {} for item in value if isinstance(item, str)} if isinstance(value, list) else value
+
+
+PortNumber = Annotated[int, BeforeValidator(_port_number)]
+PortReference = Annotated[str | int, BeforeValidator(_port_reference)]
+
+
+class HttpModel(Strict):
+    port: PortReference | None = None
+    path: Text | None = None
+    method: Annotated[str, BeforeValidator(choice("GET", "HEAD", "POST", "OPTIONS"))] | None = None
+    headers: Pairs | None = None
+    url: Text | None = None
+
+
+class TcpModel(Strict):
+    port: PortReference
+    host: Text | None = None
+
+
+class ExecModel(Strict):
+    command: TextList
+
+
+class ProcessModel(Strict):
+    """Nothing to say: the check is that the process lives."""
+
+
+class ProbeModel(Strict):
+    http: HttpModel | None = None
+    tcp: TcpModel | None = None
+    exec: ExecModel | None = None
+    process: ProcessModel | None = None
+    period: Duration | None = None
+    timeout: Duration | None = None
+    initial_delay: Duration | None = None
+    success_threshold: Threshold | None = None
+    failure_threshold: Threshold | None = None
+
+
+class HealthModel(Strict):
+    startup: ProbeModel | None = None
+    readiness: ProbeModel | None = None
+    liveness: ProbeModel | None = None
+
+
+class FileModel(Strict):
+    content: Text | None = None
+    template: Text | None = None
+
+
+class AffinityModel(Strict):
+    constraint: Text
+    weight: Weight | None = None
+
+
+def _affinity(value: Any) -> Any:
+    return {"constraint": value} if isinstance(value, str) else value
+
+
+class PlacementModel(Strict):
+    constraints: TextList | None = None
+    affinity: list[Annotated[AffinityModel, BeforeValidator(_affinity)]] | None = None
+    anti_affinity: TextList | None = None
+    near: TextList | None = None
+    spread: TextList | None = None
+    max_per_node: Replicas | None = None
+    strategy: Annotated[str, BeforeValidator(choice("spread", "binpack"))] | None = None
+
+
+class ResourcesModel(Strict):
+    cpu: Cpu | None = None
+    memory: Size | None = None
+
+
+class BackoffModel(Strict):
+    base: Duration | None = None
+    factor: Factor | None = None
+    ceiling: Duration | None = None
+    reset_after: Duration | None = None
+
+
+class RestartModel(Strict):
+    policy: Policy | None = None
+    max_retries: Count | None = None
+    backoff: BackoffModel | None = None
+
+
+class StopModel(Strict):
+    signal: Signal | None = None
+    grace: Duration | None = None
+
+
+class LogsModel(Strict):
+    segment_size: Size | None = None
+    segments: Threshold | None = None
+
+
+class CanaryScale(Strict):
+    replicas: Replicas | None = None
+    weight: Percent | None = None
+    match_traffic: Boolean | None = None
+
+
+class PauseModel(Strict):
+    duration: Duration | None = None
+
+
+def _pause(value: Any) -> Any:
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else {"duration": value}
+
+
+class StepModel(Strict):
+    set_weight: Percent | None = None
+    set_canary_scale: CanaryScale | None = None
+    pause: Annotated[PauseModel, BeforeValidator(_pause)] | None = None
+    analysis: Text | None = None
+    approve: Any = None
+
+
+class RolloutModel(Strict):
+    """Waves are carried out; steps and the times of blue-green are not."""
+
+    strategy: Annotated[str, BeforeValidator(choice("rolling", "recreate", "canary", "blue-green"))] | None = None
+    max_surge: PercentOrCount | None = None
+    max_unavailable: PercentOrCount | None = None
+    min_healthy: Duration | None = None
+    steps: list[StepModel] | None = None
+    auto_promote: Boolean | None = None
+    auto_promote_after: Duration | None = None
+    preview_replicas: Replicas | None = None
+    scale_down_delay: Duration | None = None
+    abort_scale_down_delay: Duration | None = None
+    progress_deadline: Duration | None = None
+    rollback_window: Count | None = None
+
+
+class DependencyModel(Strict):
+    condition: Annotated[str, BeforeValidator(choice("healthy", "started"))] | None = None
+
+
+class WorkerModel(Strict):
+    id: Name
+    type: Annotated[str, BeforeValidator(choice("managed", "unmanaged", "integrated"))] | None = None
+    profile_type: Text | None = None
+    enabled: Boolean | None = None
+    replicas: Replicas | None = None
+    unit: Unit
+    ports: dict[Name, PortNumber] | None = None
+    files: dict[str, FileModel] | None = None
+    health: HealthModel | None = None
+    placement: PlacementModel | None = None
+    resources: ResourcesModel | None = None
+    restart: RestartModel | None = None
+    stop: StopModel | None = None
+    logs: LogsModel | None = None
+    guarantee: Annotated[str, BeforeValidator(choice("available", "strict"))] | None = None
+    rollout: RolloutModel | None = None
+    depends_on: Annotated[dict[str, DependencyModel], BeforeValidator(_depends_on)] | None = None
+
+
+class MasterBlock(Strict):
+    """HSU's master settings: not carried out, a cluster has its own settings file."""
+
+    port: Any = None
+    log_level: Any = None
+    force_shutdown_timeout: Any = None
+    base_directory: Any = None
+
+
+class ManifestModel(Strict):
+    """A whole file after `vars`, `extends` and `templates` are resolved."""
+
+    app: Name | None = None
+    namespace: Name | None = None
+    base_directory: Text | None = None
+    vars: dict[str, Any] | None = None
+    templates: dict[str, Any] | None = None
+    workers: list[WorkerModel]
+    master: MasterBlock | None = None
+    log_collection: Any = None

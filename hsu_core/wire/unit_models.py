@@ -1,0 +1,179 @@
+"""HSU's part of a worker: the `unit` block, nested exactly as HSU nests it. No meaning yet.
+
+Keys that are "not carried out" are accepted, so that an old file stays valid; `unit_convert` warns of each.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from hsu_core.wire.fields import (
+    Boolean,
+    Count,
+    Cpu,
+    Duration,
+    Factor,
+    Pairs,
+    Port,
+    Positive,
+    Signal,
+    Size,
+    Strict,
+    Text,
+    TextList,
+    choice,
+)
+
+Policy = Annotated[str, BeforeValidator(choice("never", "on-failure", "always", "unless-stopped"))]
+LimitPolicy = Annotated[
+    str,
+    BeforeValidator(
+        choice("none", "log", "alert", "throttle", "graceful-shutdown", "immediate-kill", "restart", "restart-adjusted")
+    ),
+]
+
+
+def _scalar_limit(key: str) -> Any:
+    def convert(value: Any) -> Any:
+        return {key: value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+    return BeforeValidator(convert)
+
+
+class Metadata(Strict):
+    name: Text | None = None
+    description: Text | None = None
+    version: Text | None = None
+    tags: TextList | None = None
+
+
+class ExecutionModel(Strict):
+    executable_path: Text
+    args: TextList | None = None
+    environment: Pairs | None = None
+    working_directory: Text | None = None
+    wait_delay: Duration | None = None
+
+
+class RetryModel(Strict):
+    max_retries: Count | None = None
+    retry_delay: Duration | None = None
+    backoff_rate: Factor | None = None
+
+
+class ContextAwareRestart(Strict):
+    """`default` is carried out; the rest is not."""
+
+    default: RetryModel | None = None
+    health_failures: RetryModel | None = None
+    resource_violations: RetryModel | None = None
+    severity_multipliers: dict[str, Positive] | None = None
+    worker_profile_multipliers: dict[str, Positive] | None = None
+    startup_grace_period: Duration | None = None
+    sustained_violation_time: Duration | None = None
+    spike_tolerance_time: Duration | None = None
+
+
+class LegacyRestart(RetryModel):
+    """HSU's older block: policy and retries in one."""
+
+    policy: Policy | None = None
+
+
+class MemoryLimit(Strict):
+    max_rss: Size | None = None
+    limit_mb: Count | None = None
+    max_virtual: Size | None = None
+    max_swap: Size | None = None
+    warning_threshold: Positive | None = None
+    policy: LimitPolicy | None = None
+    check_interval: Duration | None = None
+
+
+class CpuLimit(Strict):
+    max_cores: Cpu | None = None
+    max_percent: Positive | None = None
+    max_time: Duration | None = None
+    warning_threshold: Positive | None = None
+    policy: LimitPolicy | None = None
+    check_interval: Duration | None = None
+
+
+class Limits(Strict):
+    """Only memory.max_rss and cpu.max_cores have an effect, as reservation; nothing is enforced."""
+
+    memory: Annotated[MemoryLimit, _scalar_limit("max_rss")] | None = None
+    cpu: Annotated[CpuLimit, _scalar_limit("max_cores")] | None = None
+    priority: Any = None
+    cpu_shares: Any = None
+    io: Any = None
+    process: Any = None
+    monitoring: Any = None
+    max_processes: Count | None = None
+    max_open_files: Count | None = None
+
+
+class Control(Strict):
+    execution: ExecutionModel
+    process_file: Any = None
+    restart_policy: Policy | None = None
+    restart: LegacyRestart | None = None
+    context_aware_restart: ContextAwareRestart | None = None
+    limits: Limits | None = None
+    graceful_timeout: Duration | None = None
+    stop_signal: Signal | None = None
+    log_collection: Any = None
+
+
+class HsuHttp(Strict):
+    url: Text
+    method: Text | None = None
+    headers: Pairs | None = None
+
+
+class HsuGrpc(Strict):
+    address: Text
+    service: Text | None = None
+    method: Text | None = None
+    headers: Pairs | None = None
+
+
+class HsuTcp(Strict):
+    address: Text
+    port: Port
+
+
+class HsuExec(Strict):
+    command: Text
+    args: TextList | None = None
+
+
+class RunOptions(Strict):
+    enabled: Boolean | None = None
+    interval: Duration | None = None
+    timeout: Duration | None = None
+    initial_delay: Duration | None = None
+    retries: Count | None = None
+
+
+class HealthCheck(Strict):
+    type: Annotated[str, BeforeValidator(choice("http", "grpc", "tcp", "exec", "process"))]
+    http: HsuHttp | None = None
+    grpc: HsuGrpc | None = None
+    tcp: HsuTcp | None = None
+    exec: HsuExec | None = None
+    run_options: RunOptions | None = None
+
+
+class Managed(Strict):
+    metadata: Metadata | None = None
+    control: Control
+    health_check: HealthCheck | None = None
+
+
+class Unit(Strict):
+    managed: Managed | None = None
+    unmanaged: Any = None
+    integrated: Any = None
