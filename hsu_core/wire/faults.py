@@ -28,8 +28,9 @@ class FaultList:
 
     def fault(self, path: Path, text: str, fix: str = "") -> None:
         """Add a fault at `path`."""
-        if len(self.faults) < FAULT_LIMIT:
-            self.faults.append(self._at(path, text, fix, "manifest.invalid"))
+        fault = self._at(path, text, fix, "manifest.invalid")
+        if len(self.faults) < FAULT_LIMIT and fault not in self.faults:
+            self.faults.append(fault)
 
     def warn(self, path: Path, text: str, fix: str = "", code: str = "manifest.not-carried-out") -> None:
         """Add a warning at `path`."""

@@ -16,6 +16,7 @@ from typing import Any
 from hsu_core.model.errors import Fault, InvalidManifest
 from hsu_core.model.ids import DEFAULT_NAMESPACE, is_name
 from hsu_core.model.spec import AppSpec
+from hsu_core.wire.dialects import resolve_dialect
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.hashes import content_hash, spec_hash
 from hsu_core.wire.interpolate import escape
@@ -64,6 +65,7 @@ def parse_manifest(
         what = "is empty" if found.document.data is None else "is not a map of keys"
         found.fault((), f"the manifest {what}", "start with `workers:` and a list below it")
         raise _refused(found)
+    resolve_dialect(found)
     expander = resolve_variables(found, environment, variables or {})
     resolve_extends(found)
     inline_files(found, expander, read_file)

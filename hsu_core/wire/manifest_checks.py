@@ -25,9 +25,7 @@ def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None
         first = indexes.setdefault(worker.id, index)
         if first != index:
             line = found.document.line(("workers", first, "id"))
-            found.fault(
-                ("workers", index, "id"), f"worker {worker.id} stands twice, first in line {line}", "rename one"
-            )
+            found.fault(("workers", index, "id"), f"worker {worker.id} is also in line {line}", "rename one")
     names = list(indexes)
     for index, worker in enumerate(model.workers):
         at: Path = ("workers", index)
@@ -57,9 +55,7 @@ def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None
 def _check_file_path(path: str, at: Path, found: FaultList) -> None:
     parts = path.split("/")
     if path.startswith("/") or re.match(r"[A-Za-z]:", path):
-        found.fault(
-            at, "the path is absolute", "write one relative to the instance's files folder, such as etc/web.toml"
-        )
+        found.fault(at, "the path is absolute", "write one below the files folder, such as etc/web.toml")
     elif ".." in parts:
         found.fault(at, "the path leaves the files folder with `..`", "write a path below it")
     elif "" in parts or "." in parts or "\\" in path or not path.isprintable() or len(path) > FILE_PATH_LIMIT:
@@ -110,10 +106,9 @@ def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
             if name not in names:
                 _fault_port(name, names, path, f"{{port.{name}}} names no port of worker {worker.id}", found)
     for kind, check in _checks(worker):
-        if isinstance(check, TcpCheck | HttpCheck) and isinstance(check.port, str) and check.port:
-            if check.port not in names:
-                path = (*at, "health", kind)
-                _fault_port(check.port, names, path, f"there is no port {check.port[:60]!r}", found)
+        reference = check.port if isinstance(check, TcpCheck | HttpCheck) else ""
+        if isinstance(reference, str) and reference and reference not in names:
+            _fault_port(reference, names, (*at, "health", kind), f"there is no port {reference[:60]!r}", found)
 
 
 def _fault_port(name: str, names: list[str], path: Path, text: str, found: FaultList) -> None:

@@ -312,7 +312,7 @@ def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:
     if model.guarantee == "strict":
         found.warn(
             (*path, "guarantee"),
-            "this version has no fence: an instance on a lost node is not replaced until the node returns or is removed",
+            "this version has no fence: an instance on a lost node waits until the node returns or is removed",
             "remove a node that will not return with `hsu-cluster node remove`",
         )
         return Guarantee.STRICT

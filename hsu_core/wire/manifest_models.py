@@ -54,7 +54,13 @@ def _port_reference(value: Any) -> str | int:
 
 
 def _depends_on(value: Any) -> Any:
-    return {item: {} for item in value if isinstance(item, str)} if isinstance(value, list) else value
+    """Return a map of worker id to condition from a map, or from a list of ids."""
+    if isinstance(value, dict):
+        return {name: {} if condition is None else condition for name, condition in value.items()}
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise wrong(f"needs a list of worker ids, found {shown(value)}", "write for example [db, cache]")
+    return {name: {} for name in names}
 
 
 PortNumber = Annotated[int, BeforeValidator(_port_number)]

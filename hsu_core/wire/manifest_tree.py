@@ -164,14 +164,10 @@ def _inlined(body: Any, path: Path, found: FaultList, expander: Interpolator, re
         return {**rest, "content": ""}
     except OSError as error:
         why = error.strerror or str(error)
-        found.fault(
-            (*path, "template"), f"cannot read {template[:200]}: {why}", "mend the path; it starts at the manifest"
-        )
+        found.fault((*path, "template"), f"cannot read {template[:200]}: {why}", "paths start at the manifest")
         return {**rest, "content": ""}
     if len(text) > SIZE_LIMIT_BYTES or "\x00" in text:
-        found.fault(
-            (*path, "template"), f"{template[:200]} is larger than {SIZE_LIMIT_BYTES} or holds NUL", "shorten it"
-        )
+        found.fault((*path, "template"), f"{template[:200]} is too large or holds NUL", "shorten it")
         return {**rest, "content": ""}
     try:
         return {**rest, "content": expander.file(text, template)}

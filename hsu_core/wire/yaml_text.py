@@ -7,6 +7,7 @@ events: sizes are counted with aliases expanded, and scalars follow the YAML 1.2
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,34 +27,36 @@ from hsu_core.wire.tree import (
     resolve_scalar,
 )
 
+_JSON_START = re.compile(r"\s*\{\s*[\"}]")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_document(text: bytes | str, file: str) -> Document:
     """Return the data of a YAML or JSON text with the line of every value. Raises InvalidManifest.
 
-    JSON is read by its own strict rules when the file is named `.json`, or starts with `{` and is JSON.
+    A text that starts like JSON is read by JSON's strict rules; a `.yaml` that then proves to be YAML in
+    flow style is read as that.
     """
     content = decode(text, file)
-    if file.endswith(".json") or (content.lstrip()[:1] == "{" and not _starts_as_flow_yaml(content)):
-        json_reader = JsonReader(content, file)
-        root, faults = json_reader.read(), json_reader.faults
-    else:
-        yaml_reader = _YamlReader(content, file)
-        root, faults = yaml_reader.read(), yaml_reader.faults
-    if faults:
-        raise InvalidManifest(f"read {file}", _count(faults), "", faults=faults)
+    if file.endswith(".json") or _JSON_START.match(content):
+        reader = JsonReader(content, file)
+        try:
+            return _document(reader, file)
+        except InvalidManifest:
+            if not file.endswith((".yaml", ".yml")):
+                raise
+    return _document(_YamlReader(content, file), file)
+
+
+def _document(reader: JsonReader | _YamlReader, file: str) -> Document:
+    root = reader.read()
+    if reader.faults:
+        raise InvalidManifest(f"read {file}", _count(reader.faults), "", faults=reader.faults)
     return flatten(root, file)
 
 
 def _count(faults: list[Fault]) -> str:
     return f"{len(faults)} fault" + ("s" if len(faults) > 1 else "")
-
-
-def _starts_as_flow_yaml(content: str) -> bool:
-    """Return whether a text in braces is YAML: its first key is not in double quotes."""
-    after = content.lstrip()[1:].lstrip()[:1]
-    return after not in ('"', "}", "")
 
 
 class _YamlReader:
