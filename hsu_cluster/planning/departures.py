@@ -1,0 +1,86 @@
+"""What goes away: assignments nobody asks for any more, and statuses that mean nothing. Pure.
+
+Runs before and after the placement of a pass: room is given back first, and a status is forgotten
+only when the same pass does not assign its slot to that node again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hsu_cluster.planning.draft import Draft
+from hsu_cluster.planning.slots import ENDED, WorkerTarget
+from hsu_core.model.assignment import Assignment
+from hsu_core.model.ids import AppId
+from hsu_core.model.node import NodeState
+from hsu_core.model.spec import Guarantee
+
+
+def plan_drops(draft: Draft, targets: Sequence[WorkerTarget]) -> None:
+    """Drop assignments of removed apps, removed or disabled workers, and slots above the replicas."""
+    wanted = {(target.app, target.spec.id): target for target in targets}
+    for app, worker in sorted(draft.assigned):
+        if app in draft.held:
+            continue
+        target = wanted.get((app, worker))
+        slots = draft.assigned[app, worker]
+        replicas = target.replicas if target else 0
+        for slot in sorted(slots, reverse=True):
+            if slot < replicas:
+                break
+            assignment = slots[slot]
+            if _may_be_unseen(draft, assignment):
+                draft.wait(
+                    str(assignment.instance),
+                    "strict.unseen",
+                    f"{assignment.instance} is strict and {assignment.node} has not reported it yet, so it may be "
+                    "running; it is taken away once the node has reported it or was removed",
+                )
+                continue
+            draft.drop(assignment, _why(draft, target, app, worker, replicas))
+            del slots[slot]
+
+
+def may_drop(draft: Draft, assignment: Assignment) -> bool:
+    """Return whether dropping the slot leaves a trace of the process that may run: its status."""
+    status = draft.status(assignment)
+    return status is not None and status.epoch >= assignment.epoch
+
+
+def plan_forgotten(draft: Draft) -> None:
+    """Forget statuses of slots that are not assigned to their node and have ended, or whose node was removed.
+
+    A status on a lost node stays until the node returns or is removed: the old copy may be running.
+    """
+    for instance in sorted(draft.statuses):
+        current = draft.view.assignments.get(instance)
+        for node in sorted(draft.statuses[instance]):
+            if draft.put_node(instance) == node:
+                continue
+            status = draft.statuses[instance][node]
+            record = draft.view.nodes.get(node)
+            if record is None:
+                draft.forget(status, f"node {node} was removed")
+                continue
+            is_assigned = current is not None and current.node == node
+            if not is_assigned and record.state is NodeState.READY and status.state in ENDED:
+                draft.forget(status, f"{instance} has ended on {node} and is not assigned to it")
+
+
+def _may_be_unseen(draft: Draft, assignment: Assignment) -> bool:
+    """Return whether a strict process could run without a status to show for it."""
+    revision = draft.view.revisions.get((assignment.instance.app_id, assignment.revision))
+    spec = revision.spec.worker(assignment.instance.worker) if revision else None
+    if spec is None or spec.guarantee is not Guarantee.STRICT:
+        return False
+    return not draft.is_removed(assignment.node) and not may_drop(draft, assignment)
+
+
+def _why(draft: Draft, target: WorkerTarget | None, app: AppId, worker: str, replicas: int) -> str:
+    if app not in draft.view.apps:
+        return f"app {app} was removed"
+    if target is None:
+        return f"revision {draft.view.apps[app].revision} has no worker {worker}"
+    if not target.spec.is_enabled:
+        return f"worker {worker} is disabled"
+    return f"scaled down to {replicas}"

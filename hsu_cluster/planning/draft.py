@@ -1,0 +1,184 @@
+"""The plan while it is being made: what the view holds of the apps in question, and the actions so far. Pure.
+
+The one mutable value of a reconcile pass. It knows how an action is written down (epoch, room in the
+node table); it must not decide which action is right.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from hsu_cluster.planning.node_table import NodeTable
+from hsu_cluster.planning.slots import Desired
+from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
+from hsu_core.model.errors import Bug
+from hsu_core.model.ids import AppId, InstanceId
+from hsu_core.model.node import NodeState
+from hsu_core.model.view import (
+    Action,
+    ClusterView,
+    DropAssignment,
+    DropStatus,
+    Plan,
+    PutAssignment,
+    Waiting,
+)
+
+BRAKE_MIN_NODES = 3
+"""Fewest lost nodes for the mass-failure brake: below that, losing them together is plausible."""
+
+BRAKE_SHARE = 0.3
+"""Share of lost nodes above which the masters are more likely cut off than the nodes dead."""
+
+WorkerName = tuple[AppId, str]
+
+
+class Draft:
+    """A plan in the making for `wanted` apps (None: all)."""
+
+    def __init__(self, view: ClusterView, now_s: float, wanted: frozenset[AppId] | None) -> None:
+        self.view = view
+        self.now_s = now_s
+        self.wanted = wanted
+        self.held: set[AppId] = set()
+        self.assigned: dict[WorkerName, dict[int, Assignment]] = {}
+        self.statuses: dict[InstanceId, dict[str, InstanceStatus]] = {}
+        apps: dict[tuple[str, str], AppId] = {}
+        for instance, assignment in view.assignments.items():
+            name = (instance.namespace, instance.app)
+            app = apps.get(name) or apps.setdefault(name, AppId(*name))
+            if wanted is None or app in wanted:
+                self.assigned.setdefault((app, instance.worker), {})[instance.slot] = assignment
+        for (instance, node), status in view.statuses.items():
+            name = (instance.namespace, instance.app)
+            app = apps.get(name) or apps.setdefault(name, AppId(*name))
+            if wanted is None or app in wanted:
+                self.statuses.setdefault(instance, {})[node] = status
+        self._puts: dict[InstanceId, PutAssignment] = {}
+        self._drops: dict[InstanceId, DropAssignment] = {}
+        self._forgotten: list[DropStatus] = []
+        self._waiting: list[Waiting] = []
+        self._unplaced: dict[InstanceId, str] = {}
+        self._retry_at_s: float | None = None
+
+    @cached_property
+    def table(self) -> NodeTable:
+        """Return the node table, built on first use: most passes place nothing.
+
+        Drops made before are already taken out of it.
+        """
+        table = NodeTable.from_view(self.view)
+        for instance in self._drops:
+            table.release(instance)
+        return table
+
+    @cached_property
+    def lost_nodes(self) -> tuple[str, ...]:
+        """Return the names of the lost nodes, sorted."""
+        return tuple(sorted(name for name, node in self.view.nodes.items() if node.state is NodeState.LOST))
+
+    @cached_property
+    def is_braked(self) -> bool:
+        """Return whether so many nodes are lost together that nothing is moved off them."""
+        lost = len(self.lost_nodes)
+        return lost >= BRAKE_MIN_NODES and lost > BRAKE_SHARE * len(self.view.nodes)
+
+    def is_lost(self, node: str) -> bool:
+        """Return whether a node is lost or removed."""
+        record = self.view.nodes.get(node)
+        return record is None or record.state is NodeState.LOST
+
+    def is_removed(self, node: str) -> bool:
+        """Return whether somebody removed the node: it is promised that nothing runs there."""
+        return node not in self.view.nodes
+
+    def is_draining(self, node: str) -> bool:
+        """Return whether a node is to be emptied."""
+        intent = self.view.node_intents.get(node)
+        return intent is not None and intent.is_draining
+
+    def status(self, assignment: Assignment) -> InstanceStatus | None:
+        """Return what the assigned node observed of the slot."""
+        return self.statuses.get(assignment.instance, {}).get(assignment.node)
+
+    def hold(self, app: AppId) -> None:
+        """Change nothing of this app in this pass."""
+        self.held.add(app)
+
+    def put(
+        self,
+        instance: InstanceId,
+        node: str,
+        desired: Desired,
+        ports: Ports,
+        why: str,
+    ) -> None:
+        """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
+        previous = self.view.assignments.get(instance)
+        previous_epoch = previous.epoch if previous else 0
+        assignment = Assignment(
+            instance,
+            node,
+            self._next_epoch(instance, previous_epoch),
+            desired.revision,
+            desired.spec_hash,
+            desired.generation,
+            ports,
+            desired.is_stopped,
+        )
+        self._puts[instance] = PutAssignment(assignment, previous_epoch, why)
+
+    def drop(self, assignment: Assignment, why: str) -> None:
+        """Write down that a slot loses its assignment, and free its room."""
+        self._next_epoch(assignment.instance, assignment.epoch)
+        self._drops[assignment.instance] = DropAssignment(assignment.instance, assignment.epoch, why)
+        if "table" in self.__dict__:
+            self.table.release(assignment.instance)
+
+    def is_changed(self, instance: InstanceId) -> bool:
+        """Return whether this pass already changes the slot."""
+        return instance in self._puts or instance in self._drops
+
+    def put_node(self, instance: InstanceId) -> str | None:
+        """Return the node this pass assigns the slot to, if it does."""
+        action = self._puts.get(instance)
+        return action.assignment.node if action else None
+
+    def forget(self, status: InstanceStatus, why: str) -> None:
+        """Write down that a status means nothing any more."""
+        self._forgotten.append(DropStatus(status.instance, status.node, why))
+
+    def wait(self, subject: str, code: str, text: str) -> None:
+        """Write down something that is not done now."""
+        self._waiting.append(Waiting(subject, code, text))
+
+    def unplaced(self, instance: InstanceId, reason: str) -> None:
+        """Write down that no node can take the slot."""
+        self._unplaced[instance] = reason
+
+    def retry_at(self, time_s: float) -> None:
+        """Ask for another look when this time has come."""
+        if time_s > self.now_s and (self._retry_at_s is None or time_s < self._retry_at_s):
+            self._retry_at_s = time_s
+
+    def plan(self) -> Plan:
+        """Return the finished plan: statuses forgotten first, then drops, then assignments, each sorted."""
+        forgotten = sorted(self._forgotten, key=lambda action: (action.instance, action.node))
+        actions: list[Action] = [*forgotten]
+        actions += [self._drops[instance] for instance in sorted(self._drops)]
+        actions += [self._puts[instance] for instance in sorted(self._puts)]
+        unplaced = {instance: self._unplaced[instance] for instance in sorted(self._unplaced)}
+        waiting = tuple(sorted(set(self._waiting), key=lambda item: (item.subject, item.code, item.text)))
+        return Plan(tuple(actions), waiting, self._retry_at_s, unplaced)
+
+    def _next_epoch(self, instance: InstanceId, previous_epoch: int) -> int:
+        """Return the epoch of a change made on this view. Raises Bug unless it grows."""
+        epoch = self.view.revision + 1
+        if epoch <= previous_epoch:
+            raise Bug(
+                f"change the assignment of {instance}",
+                f"its epoch {previous_epoch} is not older than the view's revision {self.view.revision}",
+                "the view was not built from the store; restart this master",
+                code="internal.epoch",
+            )
+        return epoch

@@ -1,0 +1,205 @@
+"""How one slot changes: kept, replaced on its node, placed elsewhere, or (strict) vacated first. Pure.
+
+`waves` decides which slots may change now; this module finds their place and writes the action. It keeps
+the node table true: the room of a slot that cannot change is given back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from hsu_cluster.planning.departures import may_drop
+from hsu_cluster.planning.draft import Draft
+from hsu_cluster.planning.node_table import Demand, fits, pick_ports
+from hsu_cluster.planning.reasons import unplaced_reason
+from hsu_cluster.planning.schedule import PlacementRequest, place
+from hsu_cluster.planning.slots import (
+    Desired,
+    WorkerTarget,
+    available_at_s,
+    is_as_desired,
+    is_restart_needed,
+)
+from hsu_core.model.assignment import Assignment, InstanceStatus
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.node import NodeState
+from hsu_core.model.spec import Guarantee
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot with all that is known of it."""
+
+    instance: InstanceId
+    desired: Desired
+    assignment: Assignment | None
+    status: InstanceStatus | None
+    is_available: bool
+    is_lost: bool
+    is_draining: bool
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether nothing is to be done, now or later."""
+        return (
+            self.assignment is not None
+            and not self.is_lost
+            and not self.is_draining
+            and is_as_desired(self.assignment, self.desired)
+        )
+
+
+def read_slot(draft: Draft, target: WorkerTarget, number: int) -> Slot:
+    """Return what the view holds of slot `number`."""
+    assignment = draft.assigned.get((target.app, target.spec.id), {}).get(number)
+    desired = target.desired(number, assignment)
+    if assignment is None:
+        return Slot(target.instance(number), desired, None, None, False, False, False)
+    status = draft.status(assignment)
+    since_s = available_at_s(assignment, status, target.spec, draft.now_s)
+    is_lost = draft.is_lost(assignment.node)
+    return Slot(
+        instance=assignment.instance,
+        desired=desired,
+        assignment=assignment,
+        status=status,
+        is_available=since_s is not None and since_s <= draft.now_s and not is_lost,
+        is_lost=is_lost,
+        is_draining=draft.is_draining(assignment.node),
+    )
+
+
+class Mover:
+    """Writes the changes of one worker's slots into a draft."""
+
+    def __init__(self, draft: Draft, target: WorkerTarget) -> None:
+        self.draft = draft
+        self.target = target
+        self.spec = target.spec
+        self.is_strict = target.spec.guarantee is Guarantee.STRICT
+        self._full_why = ""
+
+    @cached_property
+    def demand(self) -> Demand:
+        """Return what one instance needs of a node."""
+        return self.draft.table.demand(self.target.app, self.spec)
+
+    def is_outdated(self, slot: Slot) -> bool:
+        """Return whether the slot has to be replaced: another specification or generation, or its node no longer suits.
+
+        Whether the node suits is asked once, when the revision changes: a label or reserve changed later evicts nobody.
+        """
+        assignment = slot.assignment
+        if assignment is None:
+            return False
+        if is_restart_needed(assignment, slot.desired):
+            return True
+        if assignment.revision == slot.desired.revision or slot.is_lost:
+            return False
+        return not self._suits(slot, assignment)
+
+    def _suits(self, slot: Slot, assignment: Assignment) -> bool:
+        table = self.draft.table
+        entry = table.by_name.get(assignment.node)
+        held = table.release(slot.instance)
+        does_fit = entry is not None and fits(entry, self.demand)
+        if held is not None:
+            table.reserve(slot.instance, *held)
+        return does_fit
+
+    def keep(self, slot: Slot, why: str) -> None:
+        """Change the order of a slot and leave its process where and what it is."""
+        assignment = slot.assignment
+        assert assignment is not None
+        if assignment.revision != slot.desired.revision:
+            self.draft.table.release(slot.instance)
+            self.draft.table.reserve(slot.instance, assignment.node, self.spec.resources, assignment.ports)
+        self.draft.put(slot.instance, assignment.node, slot.desired, assignment.ports, why)
+
+    def replace(self, slot: Slot) -> bool:
+        """Give a slot its new order, on its node where that still fits, else on another. Returns whether it changes."""
+        assignment = slot.assignment
+        assert assignment is not None
+        table = self.draft.table
+        entry = table.by_name.get(assignment.node)
+        if entry is not None and entry.state is not NodeState.LOST and not slot.is_draining:
+            held = table.release(slot.instance)
+            if fits(entry, self.demand):
+                ports = pick_ports(entry, self.demand, slot.instance, assignment.ports)
+                table.reserve(slot.instance, entry.name, self.spec.resources, ports)
+                self.draft.put(slot.instance, entry.name, slot.desired, ports, _why_replaced(slot))
+                return True
+            if held is not None:
+                table.reserve(slot.instance, *held)
+        return self.move(slot, f"{_why_replaced(slot)}; {assignment.node} no longer suits")
+
+    def move(self, slot: Slot, why: str) -> bool:
+        """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
+        return self._vacate(slot) if self.is_strict else bool(self.place([slot], why))
+
+    def place(self, slots: Sequence[Slot], why: str) -> int:
+        """Place slots anywhere; one that fits nowhere keeps what it has. Returns how many change."""
+        if not slots:
+            return 0
+        if self._full_why:
+            for slot in slots:
+                self._note_unplaced(slot, self._full_why)
+            return 0
+        table = self.draft.table
+        held = {slot.instance: table.release(slot.instance) for slot in slots}
+        result = place(table, [PlacementRequest(self.spec, tuple(slot.instance for slot in slots))])
+        for slot in slots:
+            if slot.instance in result.placed:
+                node, ports = result.placed[slot.instance]
+                self.draft.put(slot.instance, node, slot.desired, ports, why)
+                continue
+            old = held[slot.instance]
+            if old is not None:
+                table.reserve(slot.instance, *old)
+            self._full_why = result.unplaced[slot.instance]
+            self._note_unplaced(slot, self._full_why)
+        return len(result.placed)
+
+    def _vacate(self, slot: Slot) -> bool:
+        """First step of a strict move: the assignment goes, if another node could take it. Returns whether it does."""
+        assignment = slot.assignment
+        assert assignment is not None
+        if not may_drop(self.draft, assignment):
+            self.draft.wait(
+                str(slot.instance),
+                "strict.unseen",
+                f"{slot.instance} is strict and {assignment.node} has not reported its newest order yet, so it may be "
+                "running there; it moves once the node has reported it",
+            )
+            return False
+        if not self._full_why:
+            trial = InstanceId(slot.instance.namespace, slot.instance.app, slot.instance.worker, -1)
+            if place(self.draft.table, [PlacementRequest(self.spec, (trial,))]).placed:
+                self.draft.table.release(trial)
+            else:
+                self._full_why = unplaced_reason(self.draft.table, self.demand)
+        if self._full_why:
+            self._note_unplaced(slot, self._full_why)
+            return False
+        self.draft.drop(
+            assignment,
+            f"{slot.instance} is strict and leaves {assignment.node}; it is placed again when its process has ended",
+        )
+        return True
+
+    def _note_unplaced(self, slot: Slot, reason: str) -> None:
+        self.draft.unplaced(slot.instance, reason)
+        self.draft.wait(
+            str(slot.instance),
+            "schedule.unplaced",
+            f"cannot place {slot.instance}: {reason}; add or free a node, or lower what worker {self.spec.id} asks for",
+        )
+
+
+def _why_replaced(slot: Slot) -> str:
+    assert slot.assignment is not None
+    if slot.assignment.revision != slot.desired.revision:
+        return f"revision {slot.assignment.revision} to {slot.desired.revision}"
+    return "restart on request"

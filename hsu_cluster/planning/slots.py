@@ -1,0 +1,155 @@
+"""What one slot is worth at this moment: available, serving, ended; and what it should be. Pure.
+
+Exists so that waves, drains, dependencies and health judge a slot by the same words. It must not decide
+what to do: that is `reconcile` and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision, WorkerIntent
+from hsu_core.model.ids import AppId, InstanceId
+from hsu_core.model.lifecycle import State
+from hsu_core.model.spec import RestartPolicy, RolloutSpec, WorkerSpec
+
+ENDED = frozenset({State.STOPPED, State.FAILED, State.REGISTERED})
+"""States without a process, in which nothing starts by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What a slot should run."""
+
+    revision: int
+    spec_hash: str
+    generation: int
+    is_stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTarget:
+    """One worker of the current revision with what people asked of it."""
+
+    app: AppId
+    spec: WorkerSpec
+    intent: WorkerIntent
+    revision: int
+    spec_hash: str
+
+    @property
+    def name(self) -> str:
+        """Return `shop/web`."""
+        return f"{self.app}/{self.spec.id}"
+
+    @property
+    def replicas(self) -> int:
+        """Return how many slots there should be: 0 when disabled, else what was scaled to, else the specification's."""
+        if not self.spec.is_enabled:
+            return 0
+        scaled = self.intent.replicas
+        return self.spec.replicas if scaled is None else scaled
+
+    def instance(self, slot: int) -> InstanceId:
+        """Return the id of a slot."""
+        return InstanceId(self.app.namespace, self.app.app, self.spec.id, slot)
+
+    def desired(self, slot: int, current: Assignment | None = None) -> Desired:
+        """Return what the slot should run; a generation never goes back, as any change of it is a restart."""
+        intent = self.intent
+        generation = max(intent.generation(slot), current.generation if current else 0)
+        return Desired(self.revision, self.spec_hash, generation, intent.wants_stopped(slot))
+
+
+def worker_targets(record: AppRecord, revision: Revision) -> tuple[WorkerTarget, ...]:
+    """Return the workers of the app's current revision, in the order of the specification."""
+    hashes, intents = dict(revision.spec_hashes), dict(record.intents)
+    return tuple(
+        WorkerTarget(record.id, spec, intents.get(spec.id, WorkerIntent()), revision.number, hashes.get(spec.id, ""))
+        for spec in revision.spec.workers
+    )
+
+
+def is_restart_needed(assignment: Assignment, desired: Desired) -> bool:
+    """Return whether the process has to be replaced to become what is desired."""
+    return assignment.spec_hash != desired.spec_hash or assignment.generation < desired.generation
+
+
+def is_as_desired(assignment: Assignment, desired: Desired) -> bool:
+    """Return whether nothing is left to change."""
+    return (
+        not is_restart_needed(assignment, desired)
+        and assignment.revision == desired.revision
+        and assignment.is_stopped == desired.is_stopped
+    )
+
+
+def status_of(
+    assignment: Assignment, statuses: Mapping[tuple[InstanceId, str], InstanceStatus]
+) -> InstanceStatus | None:
+    """Return what the assigned node observed of this slot, if anything."""
+    return statuses.get((assignment.instance, assignment.node))
+
+
+def is_completed(status: InstanceStatus, spec: WorkerSpec) -> bool:
+    """Return whether it ended well and its policy wants no other start: as good as ready (a task is done)."""
+    return (
+        status.state is State.STOPPED
+        and spec.restart.policy in (RestartPolicy.NEVER, RestartPolicy.ON_FAILURE)
+        and status.last_exit is not None
+        and status.last_exit.is_success
+    )
+
+
+def is_serving(status: InstanceStatus | None) -> bool:
+    """Return whether the slot was last seen ready, whatever order it was following."""
+    return status is not None and status.state is State.RUNNING and status.is_ready
+
+
+def is_ready(assignment: Assignment, status: InstanceStatus | None, spec: WorkerSpec) -> bool:
+    """Return whether the slot follows its current order and is ready (or completed)."""
+    if status is None or status.epoch != assignment.epoch or assignment.is_stopped:
+        return False
+    return is_serving(status) or is_completed(status, spec)
+
+
+def available_at_s(
+    assignment: Assignment, status: InstanceStatus | None, spec: WorkerSpec, now_s: float
+) -> float | None:
+    """Return since when (or from when on) the slot counts as available; None while it is not ready.
+
+    Ready for `min_healthy_s`, measured from `changed_at`, which is the node's clock: a node whose clock
+    is ahead by more than that cannot be timed, and its ready instances count at once.
+    """
+    if status is None or not is_ready(assignment, status, spec):
+        return None
+    wait_s = spec.rollout.min_healthy_s
+    if wait_s <= 0 or status.changed_at > now_s + wait_s:
+        return now_s
+    return status.changed_at + wait_s
+
+
+def max_unavailable(rollout: RolloutSpec, replicas: int) -> int:
+    """Return how many of `replicas` may be unavailable at once: 1..replicas (0 for no replicas).
+
+    Percentages round down (Kubernetes' deployment utilities). A slot is replaced in place and cannot
+    surge, so 0 counts as 1: otherwise nothing could ever be replaced.
+    """
+    asked = rollout.max_unavailable
+    if rollout.is_max_unavailable_percent:
+        asked = replicas * asked // 100
+    return min(max(1, asked), replicas)
+
+
+def describe_state(assignment: Assignment, status: InstanceStatus | None) -> str:
+    """Return in a few words why a slot is not ready: `web.2 on node-a: restarting, exit code 1`."""
+    head = f"{assignment.instance.worker}.{assignment.instance.slot} on {assignment.node}"
+    if status is None:
+        return f"{head}: not reported yet"
+    if status.epoch != assignment.epoch:
+        return f"{head}: has not taken the newest order yet"
+    text = str(status.state)
+    if status.state is State.RUNNING:
+        text += ", ready, but not long enough (min_healthy)" if status.is_ready else ", not ready"
+    return f"{head}: {text}" + (f", {status.reason}" if status.reason else "")
