@@ -29,6 +29,9 @@ TXN_OPERATIONS_LIMIT = 128
 VALUE_LIMIT_BYTES = 256 * 1024
 """Largest value accepted: one transaction has to stay below etcd's 1.5 MB request limit."""
 
+TXN_LIMIT_BYTES = 1024 * 1024
+"""Keys and values of one transaction together: stays clear of etcd's 1.5 MB request limit."""
+
 CALL_TIMEOUT_S = 5.0
 """Default deadline of one call, all endpoints together."""
 
@@ -55,7 +58,7 @@ class Page:
 
 
 class Target(Enum):
-    """What a compare looks at. For an absent key value is b"" and every number is 0."""
+    """What a compare looks at. For an absent key every number is 0, and no VALUE compare holds (as in etcd)."""
 
     VALUE = "value"
     VERSION = "version"
@@ -197,9 +200,7 @@ class Store(Protocol):
         """
         ...
 
-    async def put(
-        self, key: str, value: bytes, *, lease: int = 0, timeout_s: float = CALL_TIMEOUT_S
-    ) -> int:
+    async def put(self, key: str, value: bytes, *, lease: int = 0, timeout_s: float = CALL_TIMEOUT_S) -> int:
         """Write one key and return the revision of the write. Raises LeaseLost if `lease` is gone."""
         ...
 
@@ -217,7 +218,8 @@ class Store(Protocol):
     ) -> TxnResult:
         """Apply `success` if every compare holds, else `failure`; atomically, at one revision.
 
-        No key may be written twice in a branch; more than TXN_OPERATIONS_LIMIT is refused (InvalidInput).
+        No key may be written twice in a branch; more than TXN_OPERATIONS_LIMIT is refused (InvalidInput),
+        and so are a value above VALUE_LIMIT_BYTES and a whole above TXN_LIMIT_BYTES (TooLarge).
         """
         ...
 
@@ -265,8 +267,6 @@ async def range_all(
     page = await store.range(prefix, revision=revision, timeout_s=timeout_s)
     entries += page.entries
     while page.next_key is not None:
-        page = await store.range(
-            prefix, start_key=page.next_key, revision=page.revision, timeout_s=timeout_s
-        )
+        page = await store.range(prefix, start_key=page.next_key, revision=page.revision, timeout_s=timeout_s)
         entries += page.entries
     return Page(tuple(entries), page.revision)

@@ -1,0 +1,43 @@
+"""The store in memory: for tests and simulation; nothing outlives the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from hsu_core.store.local import HISTORY_REVISIONS, LocalStore, Staged
+from hsu_core.store.mvcc import Mvcc, Stage
+
+T = TypeVar("T")
+
+
+class MemoryStore(LocalStore):
+    """A store whose every call takes effect at once.
+
+    `monotonic` is the clock of its leases, in seconds. `history_revisions` is how many revisions
+    are kept before old ones are compacted by themselves.
+    """
+
+    backend = "memory"
+
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        history_revisions: int = HISTORY_REVISIONS,
+    ) -> None:
+        super().__init__(Mvcc(), monotonic=monotonic, history_revisions=history_revisions)
+
+    async def _submit(self, apply: Callable[[Staged], T], timeout_s: float) -> T:
+        self._check_open()
+        return self._apply(apply)
+
+    def _expire(self, lease: int) -> None:
+        self._apply(lambda staged: self._end_lease(staged, lease))
+
+    def _apply(self, apply: Callable[[Staged], T]) -> T:
+        staged = Staged(Stage(self._state))
+        answer = apply(staged)
+        self._publish(staged)
+        return answer
