@@ -1,0 +1,46 @@
+# What a person does with a checkout. `make help` lists it; a fresh machine needs Python 3.11 and make.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+# More than four test processes on one machine wait for each other's etcd servers.
+TEST_PROCESSES ?= 2
+TESTS ?= tests
+PYTEST_OPTIONS ?=
+
+.PHONY: help setup setup-dev demo test lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Make .venv with the product in it
+	@tools/setup.sh
+
+setup-dev:
+	@tools/setup.sh dev
+
+demo: setup ## Walk through a cluster on this machine; KEEP=1 leaves it running
+	@$(BIN)/python tools/demo.py $(if $(KEEP),--keep)
+
+test: lint ## Run the checks and all tests (TESTS=tests/cli for a part)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+
+lint: setup-dev ## Run the checks of style, types and imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup-dev ## Put the sources into the common format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev ## Run the benchmarks, one after another
+	@for program in bench/*.py; do \
+		[ -f "$$program" ] || { echo "bench: no program in bench/"; exit 0; }; \
+		echo "== $$program"; $(BIN)/python "$$program" || exit 1; \
+	done
+
+clean: ## Remove .venv and everything that was built
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

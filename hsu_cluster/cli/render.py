@@ -1,0 +1,223 @@
+"""Lists of API documents as tables. Pure: documents and `now` in, lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.text import Text
+
+from hsu_cluster.cli.layout import Cell, Row, cell, columns, row
+from hsu_cluster.cli.text import age
+from hsu_cluster.client.documents import (
+    AppDocument,
+    CapacityDocument,
+    EventDocument,
+    InstanceDocument,
+    LastExitDocument,
+    NodeDocument,
+    RevisionDocument,
+    WorkerDocument,
+)
+from hsu_core.model.ids import DEFAULT_NAMESPACE
+from hsu_core.model.lifecycle import State
+from hsu_core.model.quantity import format_cpu, format_size
+
+_GOOD, _BUSY, _BAD, _QUIET = "green", "yellow", "red", "dim"
+
+PHASE_STYLES: Mapping[str, str] = {
+    "healthy": _GOOD,
+    "progressing": _BUSY,
+    "paused": _BUSY,
+    "rollingback": _BUSY,
+    "degraded": _BAD,
+    "failed": _BAD,
+    "stopped": _QUIET,
+}
+
+STATE_STYLES: Mapping[str, str] = {
+    State.RUNNING: _GOOD,
+    State.STARTING: _BUSY,
+    State.RESTARTING: _BUSY,
+    State.STOPPING: _BUSY,
+    State.REGISTERED: _BUSY,
+    State.STOPPED: _QUIET,
+    State.FAILED: _BAD,
+    State.UNKNOWN: _BAD,
+}
+
+NODE_STYLES: Mapping[str, str] = {"ready": _GOOD, "left": _QUIET, "lost": _BAD}
+
+
+def phase_cell(phase: str) -> Cell:
+    """Return the phase of an app or worker in its colour."""
+    return cell(phase, PHASE_STYLES.get(phase.lower(), ""))
+
+
+def state_cell(instance: InstanceDocument) -> Cell:
+    """Return the state of an instance in its colour; running and not ready is yellow."""
+    state = instance["state"]
+    is_waiting = state == State.RUNNING and not instance["ready"]
+    return cell(state, _BUSY if is_waiting else STATE_STYLES.get(state, ""))
+
+
+def node_state(node: NodeDocument) -> str:
+    """Return the state of a node with what was asked of it: `ready, draining`."""
+    asked = "draining" if node["draining"] else "cordoned" if node["cordoned"] else ""
+    return f"{node['state']}, {asked}" if asked else node["state"]
+
+
+def yes(value: bool) -> Cell:
+    """Return a green yes or a yellow no."""
+    return Cell("yes", _GOOD) if value else Cell("no", _BUSY)
+
+
+def ports_text(ports: Mapping[str, int]) -> str:
+    """Return `http:20001, admin:20002`."""
+    return ", ".join(f"{name}:{number}" for name, number in sorted(ports.items()))
+
+
+def exit_text(last: LastExitDocument | None, now: float) -> str:
+    """Return how a process ended last: `exit code 1, 5s ago (reason)`."""
+    if last is None:
+        return ""
+    how = f"signal {last['signal']}" if last["signal"] else f"exit code {last['code']}"
+    how = "nobody saw how" if last["signal"] is None and last["code"] is None else how
+    return f"{how}, {age(last['at'], now)} ago" + (f" ({last['reason']})" if last["reason"] else "")
+
+
+def time_text(at: float) -> str:
+    """Return seconds since 1970 as `2026-01-31 12:00:00Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def load_text(used: CapacityDocument, capacity: CapacityDocument, what: str) -> str:
+    """Return `250m/4` or `64MiB/8GiB`: reserved of offered."""
+    if what == "cpu":
+        return f"{format_cpu(used['cpu_milli'])}/{format_cpu(capacity['cpu_milli'])}"
+    return f"{format_size(used['memory_bytes'])}/{format_size(capacity['memory_bytes'])}"
+
+
+def _space(namespace: str) -> str:
+    return "" if namespace == DEFAULT_NAMESPACE else namespace
+
+
+def _app_row(app: AppDocument, now: float) -> Row:
+    wanted = sum(worker["replicas"] for worker in app["workers"])
+    ready = sum(worker["ready"] for worker in app["workers"])
+    return row(
+        app["app"],
+        _space(app["namespace"]),
+        app["app_revision"],
+        phase_cell(app["phase"]),
+        f"{ready}/{wanted}",
+        len(app["workers"]),
+        age(app["deployed_at"], now),
+        app["reason"] if app["phase"].lower() != "healthy" else "",
+    )
+
+
+def _worker_row(worker: WorkerDocument, now: float) -> Row:
+    return row(
+        f"{worker['app']}/{worker['id']}",
+        _space(worker["namespace"]),
+        phase_cell(worker["phase"]),
+        f"{worker['ready']}/{worker['replicas']}",
+        worker["updated"],
+        worker["stopped"] or "",
+        worker["restarts"],
+        worker["type"],
+        worker["reason"] if worker["phase"].lower() != "healthy" else "",
+    )
+
+
+def _instance_row(instance: InstanceDocument, now: float) -> Row:
+    return row(
+        instance["id"],
+        _space(instance["namespace"]),
+        instance["node"],
+        state_cell(instance),
+        yes(instance["ready"]) if instance["state"] != State.STOPPED else Cell("no", _QUIET),
+        instance["pid"],
+        instance["app_revision"],
+        instance["restarts"],
+        age(instance["started_at"], now),
+        ports_text(instance["ports"]),
+        instance["reason"],
+    )
+
+
+def _node_row(node: NodeDocument, now: float) -> Row:
+    return row(
+        node["name"],
+        cell(node_state(node), NODE_STYLES.get(node["state"], "")),
+        node["used"]["instances"],
+        load_text(node["used"], node["capacity"], "cpu"),
+        load_text(node["used"], node["capacity"], "memory"),
+        age(node["last_seen"], now),
+        f"{node['os']}/{node['arch']}".strip("/"),
+        node["version"],
+        ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items())),
+        node["reason"],
+    )
+
+
+def _event_row(event: EventDocument, now: float) -> Row:
+    return row(
+        f"{age(event['at'], now)} ago",
+        event["code"],
+        event["subject"],
+        event["node"] if event["node"] != event["subject"] else "",
+        event["actor"],
+        event["text"],
+    )
+
+
+def _revision_row(revision: RevisionDocument, now: float) -> Row:
+    return row(
+        revision["number"],
+        cell("current", _GOOD) if revision["is_current"] else "",
+        f"{age(revision['created_at'], now)} ago",
+        revision["created_by"],
+        revision["content_hash"][:12],
+        ", ".join(revision["workers"]),
+    )
+
+
+_Table = tuple[tuple[str, ...], Callable[[Any, float], Row]]
+
+TABLES: Mapping[str, _Table] = {
+    "apps": (("APP", "NAMESPACE", "REVISION", "PHASE", "READY", "WORKERS", "DEPLOYED", "REASON"), _app_row),
+    "workers": (
+        ("WORKER", "NAMESPACE", "PHASE", "READY", "UPDATED", "STOPPED", "RESTARTS", "TYPE", "REASON"),
+        _worker_row,
+    ),
+    "instances": (
+        (
+            *("INSTANCE", "NAMESPACE", "NODE", "STATE", "READY", "PID", "REVISION", "RESTARTS", "AGE", "PORTS"),
+            "REASON",
+        ),
+        _instance_row,
+    ),
+    "nodes": (
+        ("NODE", "STATE", "INSTANCES", "CPU", "MEMORY", "SEEN", "SYSTEM", "VERSION", "LABELS", "REASON"),
+        _node_row,
+    ),
+    "events": (("WHEN", "WHAT", "SUBJECT", "NODE", "BY", "TEXT"), _event_row),
+    "revisions": (("REVISION", "STATE", "CREATED", "BY", "CONTENT", "WORKERS"), _revision_row),
+}
+"""For each kind of `get`: the titles and how a document becomes a row."""
+
+
+def ordered(kind: str, items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the items as people read them: events oldest first, the rest as the API sorts them."""
+    return list(reversed(list(items))) if kind == "events" else list(items)
+
+
+def table(kind: str, items: Sequence[Mapping[str, Any]], now: float) -> list[Text]:
+    """Return the table of a list; one sentence when there is nothing."""
+    titles, as_row = TABLES[kind]
+    if not items:
+        return [Text(f"no {kind}", style=_QUIET)]
+    return columns(titles, [as_row(item, now) for item in ordered(kind, items)])
