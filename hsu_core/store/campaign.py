@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
-from hsu_core.model.errors import Compacted, OutcomeUnknown, StoreError
+from hsu_core.model.errors import Compacted, HsuError, OutcomeUnknown
 from hsu_core.store.base import Compare, Delete, Entry, Get, Lease, Put, Resync, Store, Target
 from hsu_core.store.lease import MARGIN_S, LeaseKeeper
 
@@ -90,7 +90,7 @@ class Leadership:
     async def resign(self) -> None:
         """Hand over: delete the leader key, then end the lease. Does not fail; the lease ends anyway."""
         self._keeper.lose("it resigned")
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(HsuError):
             await depose(self._store, self.key, self.term, timeout_s=RESIGN_TIMEOUT_S)
         await self._keeper.end(RESIGN_TIMEOUT_S)
 
@@ -157,7 +157,7 @@ class Campaign:
             try:
                 leadership = await self._try_once()
                 pause_s = RETRY_S
-            except StoreError as error:
+            except HsuError as error:
                 _LOG.warning("cannot run for leader now: %s", error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(pause_s * 2, RETRY_LIMIT_S)
@@ -217,7 +217,7 @@ class Campaign:
             try:
                 await self._wait_until_vacant(after_revision)
                 look = await self._store.txn([], [Get(self.key)])
-            except StoreError as error:
+            except HsuError as error:
                 _LOG.warning("cannot watch the own leader key: %s", error)
                 await asyncio.sleep(RETRY_LIMIT_S)
                 continue

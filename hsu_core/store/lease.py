@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from hsu_core.model.errors import LeaseLost, StoreError
+from hsu_core.model.errors import HsuError, LeaseLost
 from hsu_core.store.base import CALL_TIMEOUT_S, Lease, Store
 
 RENEWALS_PER_TTL = 3
@@ -131,7 +131,7 @@ class LeaseKeeper:
     async def end(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Give the lease back: its keys vanish now. If the store is away it ends by itself."""
         self.lose("it was given back")
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(HsuError):
             await self._store.revoke(self.lease.id, timeout_s=timeout_s)
 
     async def _renew_or_retry(self, now_s: float) -> float:
@@ -139,7 +139,7 @@ class LeaseKeeper:
             await self.renew()
         except LeaseLost:
             return now_s
-        except StoreError as error:
+        except HsuError as error:
             _LOG.warning("lease %x not renewed, lost in %.1f s: %s", self.lease.id, self.safe_until - now_s, error)
             return self._monotonic() + self._ttl_s / RETRIES_PER_TTL
         return self._renewed_s + self._ttl_s / RENEWALS_PER_TTL
