@@ -78,6 +78,15 @@ class Draft:
         return tuple(sorted(name for name, node in self.view.nodes.items() if node.state is NodeState.LOST))
 
     @cached_property
+    def steady_nodes(self) -> frozenset[str]:
+        """Return the names of the nodes that keep what they have: neither lost nor draining."""
+        return frozenset(
+            name
+            for name, node in self.view.nodes.items()
+            if node.state is not NodeState.LOST and not self.is_draining(name)
+        )
+
+    @cached_property
     def is_braked(self) -> bool:
         """Return whether so many nodes are lost together that nothing is moved off them."""
         lost = len(self.lost_nodes)

@@ -19,7 +19,6 @@ from hsu_cluster.planning.slots import (
     Desired,
     WorkerTarget,
     available_at_s,
-    is_as_desired,
     is_restart_needed,
 )
 from hsu_core.model.assignment import Assignment, InstanceStatus
@@ -39,16 +38,6 @@ class Slot:
     is_available: bool
     is_lost: bool
     is_draining: bool
-
-    @property
-    def is_settled(self) -> bool:
-        """Return whether nothing is to be done, now or later."""
-        return (
-            self.assignment is not None
-            and not self.is_lost
-            and not self.is_draining
-            and is_as_desired(self.assignment, self.desired)
-        )
 
 
 def read_slot(draft: Draft, target: WorkerTarget, number: int) -> Slot:

@@ -42,7 +42,7 @@ class NodeEntry:
         "closed_why",
         "cpu_free",
         "cpu_total",
-        "dynamic_used",
+        "dynamic_free",
         "facts",
         "instances",
         "memory_free",
@@ -65,7 +65,7 @@ class NodeEntry:
         self.memory_total = self.memory_free = capacity.memory_bytes
         self.port_low, self.port_high = capacity.port_low, capacity.port_high
         self.ports: dict[int, int] = {}
-        self.dynamic_used = 0
+        self.dynamic_free = max(0, capacity.port_high - capacity.port_low + 1)
         self.workers: dict[WorkerKey, int] = {}
         self.instances = 0
 
@@ -74,7 +74,7 @@ class NodeEntry:
         holders = self.ports.get(port, 0)
         self.ports[port] = holders + 1
         if not holders and self.port_low <= port <= self.port_high:
-            self.dynamic_used += 1
+            self.dynamic_free -= 1
 
     def free_port(self, port: int) -> None:
         """Count one holder of `port` less."""
@@ -84,7 +84,7 @@ class NodeEntry:
         else:
             del self.ports[port]
             if self.port_low <= port <= self.port_high:
-                self.dynamic_used -= 1
+                self.dynamic_free += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ class Demand:
     max_per_node: int
     conflicts: tuple[WorkerKey, ...]
     constraints: tuple[Constraint, ...]
+    seed: int
+    """Where this worker begins in ranges of ports and in large tables: a checksum of its name."""
 
 
 def misfit(entry: NodeEntry, demand: Demand) -> Filter | None:
@@ -111,10 +113,13 @@ def misfit(entry: NodeEntry, demand: Demand) -> Filter | None:
         return Filter.CPU
     if demand.memory_bytes > entry.memory_free and demand.memory_bytes:
         return Filter.MEMORY
-    for port in demand.fixed_ports:
-        if port in entry.ports:
-            return Filter.FIXED_PORT
-    if demand.dynamic_ports and dynamic_ports_free(entry, demand) < demand.dynamic_ports:
+    if demand.fixed_ports:
+        for port in demand.fixed_ports:
+            if port in entry.ports:
+                return Filter.FIXED_PORT
+        if demand.dynamic_ports and dynamic_ports_free(entry, demand) < demand.dynamic_ports:
+            return Filter.DYNAMIC_PORTS
+    elif demand.dynamic_ports > entry.dynamic_free:
         return Filter.DYNAMIC_PORTS
     if demand.max_per_node and entry.workers.get(demand.key, 0) >= demand.max_per_node:
         return Filter.MAX_PER_NODE
@@ -132,7 +137,7 @@ def fits(entry: NodeEntry, demand: Demand) -> bool:
 def dynamic_ports_free(entry: NodeEntry, demand: Demand) -> int:
     """Return how many ports of the node's range are left once the fixed ports of `demand` are taken."""
     low, high = entry.port_low, entry.port_high
-    return high - low + 1 - entry.dynamic_used - sum(low <= port <= high for port in demand.fixed_ports)
+    return entry.dynamic_free - sum(low <= port <= high for port in demand.fixed_ports)
 
 
 def pick_ports(entry: NodeEntry, demand: Demand, instance: InstanceId, kept: Ports = ()) -> Ports:
@@ -143,29 +148,35 @@ def pick_ports(entry: NodeEntry, demand: Demand, instance: InstanceId, kept: Por
     """
     if not demand.ports:
         return ()
-    size = entry.port_high - entry.port_low + 1
-    taken = {port.number for port in demand.ports if not port.is_dynamic}
-    earlier = dict(kept)
-    dynamic_names = {port.name for port in demand.ports if port.is_dynamic}
-    numbers: dict[str, int] = {}
+    in_use = entry.ports
+    low, size = entry.port_low, entry.port_high - entry.port_low + 1
+    if len(demand.ports) == 1 and not kept and not demand.fixed_ports:  # most workers have one port
+        offset = zlib.crc32(b"%d" % instance.slot, demand.seed)
+        while (candidate := low + offset % size) in in_use:
+            offset += 1
+        return ((demand.ports[0].name, candidate),)
+    dynamic = {port.name for port in demand.ports if not port.number}
+    numbers = {port.name: port.number for port in demand.ports if port.number}
     for name, number in kept:
-        is_usable = entry.port_low <= number <= entry.port_high and number not in entry.ports
-        if name in dynamic_names and is_usable and number not in taken:
-            numbers[name] = earlier[name]
-            taken.add(number)
-    start = -1
-    for port in demand.ports:
-        if not port.is_dynamic:
-            numbers[port.name] = port.number
-        elif port.name not in numbers:
-            if start < 0:
-                identity = f"{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
-                start = zlib.crc32(identity.encode()) % size
-            while (candidate := entry.port_low + start % size) in entry.ports or candidate in taken:
-                start += 1
-            numbers[port.name] = candidate
-            taken.add(candidate)
-    return tuple((port.name, numbers[port.name]) for port in demand.ports)
+        is_free = low <= number < low + size and number not in in_use and number not in numbers.values()
+        if name in dynamic and is_free:
+            numbers[name] = number
+    offset = zlib.crc32(b"%d" % instance.slot, demand.seed)
+    for name in sorted(dynamic - numbers.keys()) if len(dynamic) > 1 else dynamic - numbers.keys():
+        taken = numbers.values()
+        while (candidate := low + offset % size) in in_use or candidate in taken:
+            offset += 1
+        numbers[name] = candidate
+    return tuple([(port.name, numbers[port.name]) for port in demand.ports])
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Nodes that share the value of a label (None: that have no such label), split by the next label, if any."""
+
+    value: str | None
+    parts: tuple[Domain, ...]
+    entries: Sequence[NodeEntry]
 
 
 class NodeTable:
@@ -179,9 +190,7 @@ class NodeTable:
         self._reserved: dict[InstanceId, tuple[str, Resources, Ports]] = {}
         self._conflicts: dict[WorkerKey, frozenset[str]] = {}
         self._eligible: dict[tuple[Constraint, ...], Sequence[NodeEntry]] = {}
-        self._domains: dict[
-            tuple[tuple[Constraint, ...], tuple[str, ...]], Sequence[tuple[tuple[str | None, ...], Sequence[NodeEntry]]]
-        ] = {}
+        self._domains: dict[tuple[tuple[Constraint, ...], tuple[str, ...]], Domain] = {}
 
     @classmethod
     def from_view(cls, view: ClusterView) -> NodeTable:
@@ -191,12 +200,17 @@ class NodeTable:
             revision = view.revisions.get((app, record.revision))
             if revision is not None:
                 table.learn_conflicts(app, revision.spec.workers)
-        resources: dict[tuple[str, str, int, str], Resources] = {}
+        resources: dict[tuple[WorkerKey, int], Resources] = {}
         for instance, assignment in view.assignments.items():
-            known = (instance.namespace, instance.app, assignment.revision, instance.worker)
-            if known not in resources:
-                resources[known] = _resources(view, assignment)
-            table.reserve(instance, assignment.node, resources[known], assignment.ports)
+            key = (instance.namespace, instance.app, instance.worker)
+            needs = resources.get((key, assignment.revision))
+            if needs is None:
+                needs = resources[key, assignment.revision] = _resources(view, assignment)
+            entry = table.by_name.get(assignment.node)
+            if entry is None:
+                table.reserve(instance, assignment.node, needs, assignment.ports)
+            else:
+                table.take(entry, key, instance, needs, assignment.ports)
         for (instance, node), status in view.statuses.items():
             if status.ports and status.state in ALIVE and node in table.by_name:
                 current = view.assignments.get(instance)
@@ -232,24 +246,29 @@ class NodeTable:
             max_per_node=spec.placement.max_per_node,
             conflicts=tuple((app.namespace, app.app, other) for other in sorted(others)),
             constraints=spec.placement.constraints,
+            seed=zlib.crc32(f"{app.namespace}/{app.app}/{spec.id}.".encode()),
         )
 
     def reserve(self, instance: InstanceId, node: str, resources: Resources, ports: Ports) -> None:
         """Take room on a node for an instance. A node that the view does not have is remembered without room."""
-        self._reserved[instance] = (node, resources, ports)
         entry = self.by_name.get(node)
         if entry is None:
-            return
+            self._reserved[instance] = (node, resources, ports)
+        else:
+            self.take(entry, (instance.namespace, instance.app, instance.worker), instance, resources, ports)
+
+    def take(self, entry: NodeEntry, key: WorkerKey, instance: InstanceId, resources: Resources, ports: Ports) -> None:
+        """Take room on a node of this table, as `reserve`; `key` is the instance's worker."""
+        self._reserved[instance] = (entry.name, resources, ports)
         entry.cpu_free -= resources.cpu_milli
         entry.memory_free -= resources.memory_bytes
         entry.instances += 1
-        key = (instance.namespace, instance.app, instance.worker)
         count = entry.workers.get(key, 0) + 1
         entry.workers[key] = count
         on_nodes = self.worker_nodes.get(key)
         if on_nodes is None:
             on_nodes = self.worker_nodes[key] = {}
-        on_nodes[node] = count
+        on_nodes[entry.name] = count
         for _, port in ports:
             entry.hold_port(port)
 
@@ -288,18 +307,12 @@ class NodeTable:
             self._eligible[constraints] = found
         return found
 
-    def domains(
-        self, constraints: tuple[Constraint, ...], spread: tuple[str, ...]
-    ) -> Sequence[tuple[tuple[str | None, ...], Sequence[NodeEntry]]]:
-        """Return the eligible nodes grouped by their values of the `spread` labels (None: has no such label)."""
+    def domains(self, constraints: tuple[Constraint, ...], spread: tuple[str, ...]) -> Domain:
+        """Return the eligible nodes as a tree: one level per label of `spread`, nodes below the last."""
         found = self._domains.get((constraints, spread))
         if found is None:
-            groups: dict[tuple[str | None, ...], list[NodeEntry]] = {}
             keys = [key.removeprefix("node.labels.") for key in spread]
-            for entry in self.eligible(constraints):
-                groups.setdefault(tuple(entry.facts.get(key) for key in keys), []).append(entry)
-            found = tuple((values, tuple(group)) for values, group in groups.items())
-            self._domains[constraints, spread] = found
+            found = self._domains[constraints, spread] = _split(None, self.eligible(constraints), keys)
         return found
 
     def usage(self) -> Mapping[str, Usage]:
@@ -308,6 +321,16 @@ class NodeTable:
             entry.name: Usage(entry.cpu_total - entry.cpu_free, entry.memory_total - entry.memory_free, entry.instances)
             for entry in self.entries
         }
+
+
+def _split(value: str | None, entries: Sequence[NodeEntry], keys: Sequence[str]) -> Domain:
+    if not keys:
+        return Domain(value, (), entries)
+    groups: dict[str | None, list[NodeEntry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.facts.get(keys[0]), []).append(entry)
+    parts = tuple(_split(part, tuple(group), keys[1:]) for part, group in groups.items())
+    return Domain(value, parts, entries)
 
 
 def _resources(view: ClusterView, assignment: Assignment) -> Resources:

@@ -11,10 +11,18 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hsu_cluster.planning.node_table import Demand, NodeEntry, NodeTable, WorkerKey, misfit, pick_ports
+from hsu_cluster.planning.node_table import (
+    Demand,
+    Domain,
+    NodeEntry,
+    NodeTable,
+    WorkerKey,
+    misfit,
+    pick_ports,
+)
 from hsu_cluster.planning.reasons import unplaced_reason
 from hsu_cluster.planning.scoring import NodeKey, node_key
 from hsu_core.model.assignment import Ports
@@ -63,42 +71,120 @@ class _Pool:
 
     __slots__ = ("_batch", "_demand", "_entries", "_heap", "_next", "_rate", "_start")
 
-    def __init__(self, entries: Sequence[NodeEntry], demand: Demand, spec: WorkerSpec, start: int, batch: int) -> None:
+    def __init__(
+        self,
+        entries: Sequence[NodeEntry],
+        demand: Demand,
+        rate: Callable[[NodeEntry], NodeKey],
+        start: int,
+        batch: int,
+    ) -> None:
         self._entries = entries
         self._demand = demand
-        self._rate = node_key(spec, demand)
-        self._start = start % len(entries)
+        self._rate = rate
+        self._start = start % len(entries) if entries else 0
         self._next = 0
         self._batch = batch
-        self._heap: list[tuple[NodeKey, int]] = []
+        self._heap: list[tuple[NodeKey, int, NodeEntry]] = []
 
-    def best(self) -> tuple[NodeEntry, int] | None:
-        """Return the best node that fits and its place in the pool, or None when every node was looked at."""
+    def choose(self) -> NodeEntry | None:
+        """Return the best node that fits, or None when every node was looked at. Ask again only after `settle`."""
         if not self._heap:
             self._refill()
-        if not self._heap:
-            return None
-        index = heapq.heappop(self._heap)[1]
-        return self._entries[(self._start + index) % len(self._entries)], index
+        return self._heap[0][2] if self._heap else None
 
-    def put_back(self, entry: NodeEntry, index: int) -> None:
-        """Rate a node again after it took an instance; it leaves the pool when full."""
+    def settle(self) -> None:
+        """Rate the node chosen last again, now that it took an instance; it leaves the pool when full."""
+        _, index, entry = self._heap[0]
         if misfit(entry, self._demand) is None:
-            heapq.heappush(self._heap, (self._rate(entry), index))
+            heapq.heapreplace(self._heap, (self._rate(entry), index, entry))
+        else:
+            heapq.heappop(self._heap)
 
     def _refill(self) -> None:
         entries, demand, rate = self._entries, self._demand, self._rate
-        total, start, index = len(entries), self._start, self._next
-        found: list[tuple[NodeKey, int]] = []
-        while index < total and len(found) < self._batch:
+        total, start, index, batch = len(entries), self._start, self._next, self._batch
+        found = self._heap
+        while index < total and batch:
             position = start + index
             entry = entries[position - total if position >= total else position]
             if misfit(entry, demand) is None:
-                found.append((rate(entry), index))
+                found.append((rate(entry), index, entry))
+                batch -= 1
             index += 1
         self._next = index
         heapq.heapify(found)
-        self._heap = found
+
+
+class _Spread:
+    """The domains of one label, the one with the fewest copies first; nodes without the label come last.
+
+    Domains with as many copies follow each other from a start that depends on the worker, or all single
+    instances would meet in the first one.
+    """
+
+    __slots__ = ("_copies", "_depth", "_group", "_heap", "_parts", "_sources")
+
+    def __init__(self, group: _Group, domain: Domain, depth: int) -> None:
+        self._group = group
+        self._depth = depth
+        self._parts = domain.parts
+        self._sources: dict[int, _Pool | _Spread] = {}
+        self._copies = copies = group.copies[depth]
+        count, start = len(self._parts), group.demand.seed
+        self._heap = [
+            (part.value is None, copies.get(part.value, 0), (index - start) % count, index)
+            for index, part in enumerate(self._parts)
+        ]
+        heapq.heapify(self._heap)
+
+    def choose(self) -> NodeEntry | None:
+        """Return the node for the next instance, or None when no domain has one. Ask again only after `settle`."""
+        heap, copies = self._heap, self._copies
+        while heap:
+            is_last, count, order, index = heap[0]
+            now = copies.get(self._parts[index].value, 0)
+            if now != count:  # this value got a copy under another domain: counts only grow, so look again
+                heapq.heapreplace(heap, (is_last, now, order, index))
+                continue
+            source = self._sources.get(index)
+            if source is None:
+                source = self._group.source(self._parts[index], self._depth + 1)
+                self._sources[index] = source
+            entry = source.choose()
+            if entry is not None:
+                return entry
+            heapq.heappop(heap)
+        return None
+
+    def settle(self) -> None:
+        """Count the copy that the node chosen last took."""
+        is_last, count, order, index = self._heap[0]
+        self._copies[self._parts[index].value] = count + 1
+        self._sources[index].settle()
+        heapq.heapreplace(self._heap, (is_last, count + 1, order, index))
+
+
+class _Group:
+    """What all instances of one request share."""
+
+    __slots__ = ("batch", "copies", "demand", "rate", "start")
+
+    def __init__(self, table: NodeTable, request: PlacementRequest, demand: Demand) -> None:
+        placement = request.spec.placement
+        self.demand = demand
+        self.rate = node_key(request.spec, demand)
+        self.copies = _copies(table, demand.key, placement.spread)
+        self.start, self.batch = 0, len(table.entries)
+        if len(table.entries) > SAMPLED_ABOVE_NODES and not placement.affinity and not placement.near:
+            self.start = zlib.crc32(b"%d" % request.instances[0].slot, demand.seed)
+            self.batch = SAMPLE_NODES + SAMPLE_PER_INSTANCE * len(request.instances)
+
+    def source(self, domain: Domain, depth: int) -> _Pool | _Spread:
+        """Return where the nodes of a domain come from."""
+        if domain.parts:
+            return _Spread(self, domain, depth)
+        return _Pool(domain.entries, self.demand, self.rate, self.start, self.batch)
 
 
 def _place_group(
@@ -109,71 +195,18 @@ def _place_group(
 ) -> None:
     spec, instances = request.spec, request.instances
     demand = table.demand(instances[0].app_id, spec)
-    resources = spec.resources
-    chooser = _chooser(table, demand, spec, instances)
-    reason = ""
-    for instance in instances:
-        choice = chooser.choose() if not reason else None
-        if choice is None:
-            reason = reason or unplaced_reason(table, demand)
-            unplaced[instance] = reason
-            continue
-        entry, index, pool = choice
+    group = _Group(table, request, demand)
+    source = group.source(table.domains(spec.placement.constraints, spec.placement.spread), 0)
+    for index, instance in enumerate(instances):
+        entry = source.choose()
+        if entry is None:
+            reason = unplaced_reason(table, demand)
+            unplaced.update((left, reason) for left in instances[index:])
+            return
         ports = pick_ports(entry, demand, instance)
-        table.reserve(instance, entry.name, resources, ports)
+        table.take(entry, demand.key, instance, spec.resources, ports)
         placed[instance] = (entry.name, ports)
-        pool.put_back(entry, index)
-
-
-class _Chooser:
-    """Picks the domain with the fewest copies first, then the best node in it."""
-
-    __slots__ = ("_counts", "_domains", "_heap", "_pools")
-
-    def __init__(
-        self,
-        domains: Sequence[tuple[tuple[str | None, ...], Sequence[NodeEntry]]],
-        pools: Sequence[_Pool],
-        counts: Sequence[dict[str | None, int]],
-    ) -> None:
-        self._domains = domains
-        self._pools = pools
-        self._counts = counts
-        self._heap = [(self._domain_key(number), number) for number in range(len(domains))]
-        heapq.heapify(self._heap)
-
-    def choose(self) -> tuple[NodeEntry, int, _Pool] | None:
-        """Return the node for the next instance, or None when no domain has one."""
-        while self._heap:
-            key, number = self._heap[0]
-            now = self._domain_key(number)
-            if now != key:  # a neighbour with the same label value took a copy: counts only grow, so look again
-                heapq.heapreplace(self._heap, (now, number))
-                continue
-            best = self._pools[number].best()
-            if best is None:
-                heapq.heappop(self._heap)
-                continue
-            for count, value in zip(self._counts, self._domains[number][0], strict=True):
-                count[value] = count.get(value, 0) + 1
-            return best[0], best[1], self._pools[number]
-        return None
-
-    def _domain_key(self, number: int) -> tuple[tuple[bool, int], ...]:
-        """Return copies per label, the first label counting most; nodes without the label come last."""
-        values = self._domains[number][0]
-        return tuple((value is None, count.get(value, 0)) for count, value in zip(self._counts, values, strict=True))
-
-
-def _chooser(table: NodeTable, demand: Demand, spec: WorkerSpec, instances: tuple[InstanceId, ...]) -> _Chooser:
-    placement = spec.placement
-    domains = table.domains(placement.constraints, placement.spread)
-    start, batch = 0, len(table.entries) + 1
-    if len(table.entries) > SAMPLED_ABOVE_NODES and not placement.affinity and not placement.near:
-        start = zlib.crc32(f"{demand.key}{instances[0].slot}".encode())
-        batch = SAMPLE_NODES + SAMPLE_PER_INSTANCE * len(instances) // max(1, len(domains))
-    pools = [_Pool(entries, demand, spec, start, batch) for _, entries in domains]
-    return _Chooser(domains, pools, _copies(table, demand.key, placement.spread))
+        source.settle()
 
 
 def _copies(table: NodeTable, key: WorkerKey, spread: tuple[str, ...]) -> list[dict[str | None, int]]:

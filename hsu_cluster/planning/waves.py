@@ -29,9 +29,9 @@ NAMES_SHOWN = 3
 
 def plan_worker(draft: Draft, target: WorkerTarget) -> None:
     """Write into `draft` what the slots 0..replicas-1 of one worker need now."""
-    slots = [read_slot(draft, target, number) for number in range(target.replicas)]
-    if all(slot.is_settled for slot in slots):
+    if _is_settled(draft, target):
         return
+    slots = [read_slot(draft, target, number) for number in range(target.replicas)]
     mover = Mover(draft, target)
     _move_off_lost_nodes(mover, slots)
     _place_missing(mover, slots)
@@ -39,6 +39,28 @@ def plan_worker(draft: Draft, target: WorkerTarget) -> None:
     _apply_at_once(mover, slots, outdated)
     _replace_in_waves(mover, slots, outdated)
     _move_off_draining_nodes(mover, slots)
+
+
+def _is_settled(draft: Draft, target: WorkerTarget) -> bool:
+    """Return whether all slots have what they should, on nodes that keep it: most workers, in most passes."""
+    assigned = draft.assigned.get((target.app, target.spec.id), {})
+    intent, nodes = target.intent, draft.steady_nodes
+    is_plain = not intent.slot_restarts and not intent.stopped_slots
+    for number in range(target.replicas):
+        assignment = assigned.get(number)
+        if assignment is None or assignment.node not in nodes:
+            return False
+        if not is_plain:
+            if not is_as_desired(assignment, target.desired(number, assignment)):
+                return False
+        elif (
+            assignment.spec_hash != target.spec_hash
+            or assignment.revision != target.revision
+            or assignment.generation < intent.restart_generation
+            or assignment.is_stopped != intent.is_stopped
+        ):
+            return False
+    return True
 
 
 # --- lost ----------------------------------------------------------------------------------------
