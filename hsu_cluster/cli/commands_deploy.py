@@ -38,6 +38,9 @@ Target = Annotated[str, typer.Argument(metavar="APP[/WORKER[.SLOT]]")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace; default: the context's.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, such as 90s or 5m.")]
+Variables = Annotated[
+    list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Win over `vars` of the manifest; repeatable.")
+]
 Strategy = Annotated[
     str | None, typer.Option("--strategy", help="rolling or recreate; default: as each worker of the manifest says.")
 ]
@@ -50,6 +53,7 @@ def deploy(
     wait: Wait = True,
     timeout: Timeout = "5m",
     strategy: Strategy = None,
+    var: Variables = None,
 ) -> int:
     """Deploy a manifest and wait until the app is healthy.
 
@@ -59,7 +63,7 @@ def deploy(
     session: Session = context.obj
     check_strategy(strategy)
     timeout_s = check_timeout(timeout)
-    parsed = load_manifest(file, os.environ, namespace)
+    parsed = load_manifest(file, os.environ, namespace, var)
     session.terminal.warn(warning_lines(list(parsed.warnings)))
     spec = parsed.spec
     document = with_strategy(parsed.document, strategy)
@@ -89,14 +93,14 @@ def _fault(document: FaultDocument) -> Fault:
     )
 
 
-def plan(context: typer.Context, file: File, namespace: Namespace = None) -> int:
+def plan(context: typer.Context, file: File, namespace: Namespace = None, var: Variables = None) -> int:
     """Show what a deploy of the manifest would change.
 
     Ends with 0 when nothing would change, with 2 when something would, with 1 on an error.
     """
     session: Session = context.obj
     try:
-        parsed = load_manifest(file, os.environ, namespace)
+        parsed = load_manifest(file, os.environ, namespace, var)
         session.terminal.warn(warning_lines(list(parsed.warnings)))
 
         async def work(cluster: ClusterClient) -> int:
@@ -115,10 +119,11 @@ def validate(
     context: typer.Context,
     file: File,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    var: Variables = None,
 ) -> int:
     """Check a manifest on this machine, without a cluster."""
     session: Session = context.obj
-    parsed = load_manifest(file, os.environ, None)
+    parsed = load_manifest(file, os.environ, None, var)
     session.terminal.warn(warning_lines(list(parsed.warnings)))
     if strict and parsed.warnings:
         why = count(len(parsed.warnings), "warning")
@@ -136,7 +141,10 @@ def scale(
     wait: Wait = True,
     timeout: Timeout = "2m",
 ) -> int:
-    """Change the number of instances of a worker, until the next deploy that states `replicas`."""
+    """Change the number of instances of a worker.
+
+    It holds until the next deploy of a manifest that states `replicas`.
+    """
     session: Session = context.obj
     timeout_s = check_timeout(timeout)
     target, replicas = _scale_argument(change)
@@ -239,7 +247,10 @@ def remove(
     wait: Wait = True,
     timeout: Timeout = "2m",
 ) -> int:
-    """Remove an app: its instances are stopped and its revisions forgotten. Nothing is asked."""
+    """Remove an app and stop its instances.
+
+    Nothing is asked; what was removed is printed.
+    """
     session: Session = context.obj
     aim, timeout_s, space = parse_target(target), check_timeout(timeout), session.namespace(namespace)
     if aim.worker is not None:

@@ -26,7 +26,10 @@ def list_nodes(context: typer.Context, output: Output = "table", watch: Watch = 
 
 
 def drain(context: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = "5m") -> int:
-    """Place nothing more on a node and move its instances off; wait until it is empty."""
+    """Move all instances off a node.
+
+    Nothing more is placed on it until `uncordon`.
+    """
     session: Session = context.obj
     timeout_s = check_timeout(timeout)
 

@@ -42,13 +42,15 @@ def get(
     output: Output = "table",
     watch: Watch = False,
 ) -> int:
-    """List apps, workers, instances, nodes, events or the revisions of an app (of all namespaces without -n)."""
+    """List objects: apps, workers, instances and so on.
+
+    Without -n those of all namespaces. `revisions` needs the name of an app.
+    """
     session: Session = context.obj
     form = check_format(output)
     query = parse_query(kind, name, namespace, session.namespace(None) if name else "")
-    return session.run(
-        lambda cluster: _watch(session, cluster, query, form) if watch else _get(session, cluster, query, form)
-    )
+    show = _watch if watch else _get
+    return session.run(lambda cluster: show(session, cluster, query, form))
 
 
 async def _get(session: Session, cluster: ClusterClient, query: Query, form: str) -> int:
@@ -71,15 +73,22 @@ async def _watch(session: Session, cluster: ClusterClient, query: Query, form: s
     async def look() -> bool:
         document, items = await read(cluster, query)
         if form != "table":
-            told = {key: value for key, value in document.items() if key != "revision"}
-            if told != last[0]:
+            shape = {key: value for key, value in document.items() if key != "revision"}
+            if shape != last[0]:
                 session.terminal.document(document, form, is_stream=True)
-            last[0] = told
+            last[0] = shape
             return False
-        changed = [item for item in items if seen.get(_key(query.kind, item)) != _told(item)]
-        lines = table(query.kind, changed, session.clock()) if changed else []
-        session.terminal.lines(lines[1:] if seen else lines)
-        seen.update({_key(query.kind, item): _told(item) for item in items})
+        told = {_key(query.kind, item): _told(item) for item in items}
+        if told == seen and last[0] is not None:
+            return False
+        head, *lines = table(query.kind, items, session.clock())
+        if head.plain != last[0]:
+            session.terminal.lines([head])
+            last[0] = head.plain
+        keys = [_key(query.kind, item) for item in ordered(query.kind, items)]
+        session.terminal.lines(line for key, line in zip(keys, lines, strict=False) if seen.get(key) != told[key])
+        seen.clear()
+        seen.update(told)
         return False
 
     await _follow_query(cluster, query, look)
@@ -127,7 +136,7 @@ def describe(
     target: Annotated[str, typer.Argument(metavar="APP[/WORKER[.SLOT]]|node/NAME")],
     namespace: Namespace = None,
 ) -> int:
-    """Show one app, worker, instance or node in full, with its last events."""
+    """Show one object in full, with its last events."""
     session: Session = context.obj
     if target.startswith(NODE_PREFIX):
         return session.run(lambda cluster: _describe_node(session, cluster, target.removeprefix(NODE_PREFIX)))
@@ -222,7 +231,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     tail: Annotated[int, typer.Option("--tail", min=0, max=100_000, help="Lines of each instance from before.")] = 100,
 ) -> int:
-    """Print the output of instances; of several, each line starts with the name of its instance."""
+    """Print the output of instances.
+
+    Of several instances each line starts with the name of its instance.
+    """
     session: Session = context.obj
     aim, space = parse_target(target), session.namespace(namespace)
 

@@ -41,9 +41,10 @@ def standalone(
     log_format: LogFormat = "text",
     log_level: LogLevel = "info",
 ) -> int:
-    """Run a whole cluster on this machine: a master on an SQLite file and an agent, in one program.
+    """Run a whole cluster on this machine.
 
-    The workers run on when it ends, and it takes them back when it starts again.
+    A master on an SQLite file and an agent, in one program. The workers run on when it ends, and it takes them
+    back when it starts again.
     """
     session: Session = context.obj
     _check_logging(log_format, log_level)

@@ -1,7 +1,7 @@
 """API documents as JSON or YAML text. Pure.
 
 YAML is written here and not by a library: documents are trees of JSON values, so block style with
-JSON's own quoting for every text that could be read as something else is all there is to it.
+quotes around every text that could be read as something else is all there is to it.
 """
 
 from __future__ import annotations
@@ -49,4 +49,17 @@ def _entry(head: str, item: Any) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return json.dumps(value)
+    if isinstance(value, str):
+        return f'"{"".join(_quoted(char) for char in value)}"'
+    text = json.dumps(value)
+    if isinstance(value, float) and "e" in text and "." not in text:
+        return text.replace("e", ".0e")  # YAML 1.1 takes a number without a point as text
+    return text
+
+
+def _quoted(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 65536 else f"\\U{ord(char):08x}"

@@ -151,6 +151,7 @@ def _usage_error(error: BaseException, message: str) -> InvalidInput:
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "hsu-cluster")
     options = [option for each in getattr(getattr(context, "command", None), "params", ()) for option in each.opts]
+    options += CONNECTION_OPTIONS
     near = close_to(getattr(error, "option_name", None) or "", options)
     hint = f"did you mean {near}?" if near else f"see {path} --help"
     return InvalidInput("read the command line", message.splitlines()[0].rstrip("."), hint, code="usage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,13 @@ NOT_CARRIED_OUT = ("canary", "blue-green")
 """Strategies that the manifest knows and this version's leader does not carry out."""
 
 
-def load_manifest(name: str, environment: Mapping[str, str], namespace: str | None) -> ParsedManifest:
-    """Return the checked manifest of a file (`-`: standard input). Raises InvalidManifest with every fault."""
+def load_manifest(
+    name: str, environment: Mapping[str, str], namespace: str | None, variables: Sequence[str] | None = None
+) -> ParsedManifest:
+    """Return the checked manifest of a file (`-`: standard input). Raises InvalidManifest with every fault.
+
+    `variables` are `NAME=VALUE` texts that win over the file's `vars`.
+    """
     from hsu_core.wire.manifest import parse_manifest
 
     text, folder = _read(name)
@@ -32,7 +37,15 @@ def load_manifest(name: str, environment: Mapping[str, str], namespace: str | No
         environment=environment,
         read_file=lambda path: (folder / path).read_bytes(),
         base_directory=str(folder),
+        variables=dict(_variable(text) for text in variables or ()),
     )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InvalidInput(f"read variable {text[:80]!r}", "", "write --var NAME=VALUE", code="input.variable")
+    return name, value
 
 
 def _read(name: str) -> tuple[bytes, Path]:

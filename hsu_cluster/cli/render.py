@@ -99,16 +99,12 @@ def load_text(used: CapacityDocument, capacity: CapacityDocument, what: str) -> 
     return f"{format_size(used['memory_bytes'])}/{format_size(capacity['memory_bytes'])}"
 
 
-def _space(namespace: str) -> str:
-    return "" if namespace == DEFAULT_NAMESPACE else namespace
-
-
 def _app_row(app: AppDocument, now: float) -> Row:
     wanted = sum(worker["replicas"] for worker in app["workers"])
     ready = sum(worker["ready"] for worker in app["workers"])
     return row(
         app["app"],
-        _space(app["namespace"]),
+        app["namespace"],
         app["app_revision"],
         phase_cell(app["phase"]),
         f"{ready}/{wanted}",
@@ -121,7 +117,7 @@ def _app_row(app: AppDocument, now: float) -> Row:
 def _worker_row(worker: WorkerDocument, now: float) -> Row:
     return row(
         f"{worker['app']}/{worker['id']}",
-        _space(worker["namespace"]),
+        worker["namespace"],
         phase_cell(worker["phase"]),
         f"{worker['ready']}/{worker['replicas']}",
         worker["updated"],
@@ -135,7 +131,7 @@ def _worker_row(worker: WorkerDocument, now: float) -> Row:
 def _instance_row(instance: InstanceDocument, now: float) -> Row:
     return row(
         instance["id"],
-        _space(instance["namespace"]),
+        instance["namespace"],
         instance["node"],
         state_cell(instance),
         yes(instance["ready"]) if instance["state"] != State.STOPPED else Cell("no", _QUIET),
@@ -220,4 +216,8 @@ def table(kind: str, items: Sequence[Mapping[str, Any]], now: float) -> list[Tex
     titles, as_row = TABLES[kind]
     if not items:
         return [Text(f"no {kind}", style=_QUIET)]
-    return columns(titles, [as_row(item, now) for item in ordered(kind, items)])
+    rows = [as_row(item, now) for item in ordered(kind, items)]
+    if "NAMESPACE" in titles and all(item["namespace"] == DEFAULT_NAMESPACE for item in items):
+        place = titles.index("NAMESPACE")
+        rows = [(*entry[:place], cell(None), *entry[place + 1 :]) for entry in rows]
+    return columns(titles, rows)

@@ -68,7 +68,7 @@ class Terminal:
 class Session:
     """One run of the command line. `clock` gives seconds since 1970."""
 
-    flags: Flags = Flags()
+    flags: Flags = field(default_factory=Flags)
     terminal: Terminal = field(default_factory=Terminal)
     clock: Callable[[], float] = time.time
 

@@ -1,0 +1,149 @@
+"""Builds API documents for the tests of the command line: good defaults, any field can be given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NOW = 1_800_000_000.0
+"""The time of all renderings, seconds since 1970."""
+
+
+def instance(name: str = "shop/web.0", **fields: Any) -> Any:
+    """Return an instance document; it is ready on node-a."""
+    app, _, rest = name.partition("/")
+    worker, _, slot = rest.partition(".")
+    return {
+        "id": name,
+        "namespace": "default",
+        "app": app,
+        "worker": worker,
+        "slot": int(slot),
+        "node": "node-a",
+        "state": "running",
+        "ready": True,
+        "pid": 4000 + int(slot),
+        "app_revision": 3,
+        "epoch": 17,
+        "restarts": 0,
+        "last_exit": None,
+        "ports": {"http": 20000 + int(slot)},
+        "started_at": NOW - 95,
+        "reason": "",
+        "revision": 41,
+        **fields,
+    }
+
+
+def worker(name: str = "shop/web", **fields: Any) -> Any:
+    """Return a worker document; it is healthy with two instances."""
+    app, _, own = name.partition("/")
+    return {
+        "id": own,
+        "namespace": "default",
+        "app": app,
+        "type": "managed",
+        "replicas": 2,
+        "ready": 2,
+        "updated": 2,
+        "available": 2,
+        "stopped": 0,
+        "restarts": 0,
+        "phase": "Healthy",
+        "reason": "AllAvailable",
+        "revision": 41,
+        **fields,
+    }
+
+
+def app(name: str = "shop", **fields: Any) -> Any:
+    """Return an app document; it is healthy with one worker."""
+    return {
+        "namespace": "default",
+        "app": name,
+        "app_revision": 3,
+        "phase": "Healthy",
+        "reason": "AllAvailable",
+        "text": "all 2 instances are available",
+        "workers": [worker(f"{name}/web")],
+        "deployed_at": NOW - 3700,
+        "deployed_by": "admin",
+        "revision": 41,
+        **fields,
+    }
+
+
+def node(name: str = "node-a", **fields: Any) -> Any:
+    """Return a node document; it is ready and has two instances."""
+    return {
+        "name": name,
+        "state": "ready",
+        "labels": {"zone": "a"},
+        "capacity": {"cpu_milli": 4000, "memory_bytes": 8 * 2**30, "instances": 0},
+        "used": {"cpu_milli": 250, "memory_bytes": 64 * 2**20, "instances": 2},
+        "last_seen": NOW - 1,
+        "cordoned": False,
+        "draining": False,
+        "os": "linux",
+        "arch": "x86_64",
+        "version": "0.1.0",
+        "address": "10.0.0.1",
+        "reason": "",
+        "revision": 12,
+        **fields,
+    }
+
+
+def event(number: int = 1, **fields: Any) -> Any:
+    """Return an event document, `number` seconds ago."""
+    return {
+        "id": f"{1_800_000_000_000 - 1000 * number:015d}-0",
+        "at": NOW - number,
+        "code": "AppDeployed",
+        "subject": "shop",
+        "text": "revision 3 was deployed",
+        "namespace": "default",
+        "app": "shop",
+        "node": "",
+        "actor": "admin",
+        "revision": 40,
+        **fields,
+    }
+
+
+def revision(number: int = 3, **fields: Any) -> Any:
+    """Return a revision document."""
+    return {
+        "namespace": "default",
+        "app": "shop",
+        "number": number,
+        "content_hash": f"{number}f8e" * 16,
+        "created_at": NOW - 7200 / number,
+        "created_by": "admin",
+        "is_current": False,
+        "workers": ["web", "db"],
+        "revision": 30 + number,
+        **fields,
+    }
+
+
+def cluster(**fields: Any) -> Any:
+    """Return a cluster document; master-1 leads."""
+    masters = [
+        {"name": f"master-{number}", "url": f"https://master-{number}:7070", "version": "0.1.0", "since": NOW - 9000}
+        for number in (1, 2, 3)
+    ]
+    return {
+        "leader": masters[0],
+        "term": 7,
+        "masters": masters,
+        "revision": 4711,
+        "store": {"backend": "etcd", "version": "3.5.16", "warnings": []},
+        "incarnation": "0123456789abcdef",
+        "version": "0.1.0",
+        **fields,
+    }
+
+
+def listed(*items: Any) -> Any:
+    """Return a list document."""
+    return {"items": list(items), "revision": 4711, "next": None}

@@ -1,0 +1,165 @@
+"""Documents become the text of the golden files; server text cannot reach a terminal unescaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from rich.text import Text
+
+from hsu_cluster.cli.render import table
+from hsu_cluster.cli.render_details import (
+    app_details,
+    cluster_status,
+    instance_details,
+    node_details,
+    plan_lines,
+    worker_details,
+)
+from hsu_cluster.cli.render_progress import INSTANCES_SHOWN, progress_line, progress_tree
+from tests.cli.documents import NOW, app, cluster, event, instance, node, revision, worker
+
+Golden = Callable[[str, str], None]
+
+EXIT = {"code": None, "signal": "SIGKILL", "at": NOW - 2, "reason": ""}
+
+TROUBLED = [
+    instance("shop/web.0"),
+    instance("shop/web.1", ready=False, reason="readiness probe failed 3 times: connection refused", restarts=2),
+    instance("shop/db.0", node=None, state="registered", ready=False, pid=None, ports={}, started_at=None),
+    instance("shop/db.1", state="restarting", ready=False, pid=None, ports={}, started_at=None, last_exit=EXIT),
+    instance("shop/db.2", state="stopped", ready=False, pid=None, ports={}, started_at=None, reason="on request"),
+    instance("shop/db.3", state="unknown", node="node-b", ready=False, reason="node-b is lost"),
+]
+
+DEGRADED = app(
+    phase="Degraded",
+    reason="CrashLooping",
+    text="shop/db.1 waits for its next start, 4 restarts (last exit: SIGKILL)",
+    workers=[
+        worker(ready=1, phase="Progressing", reason="Starting"),
+        worker(
+            "shop/db", replicas=4, ready=0, updated=3, stopped=1, restarts=4, phase="Degraded", reason="CrashLooping"
+        ),
+    ],
+)
+
+
+def plain(lines: Iterable[Text]) -> str:
+    """Return the lines as a pipe sees them."""
+    return "\n".join(line.plain for line in lines)
+
+
+LISTS = {
+    "apps": [app(), DEGRADED, app("cams", namespace="line-1", phase="Stopped", reason="StoppedOnRequest")],
+    "workers": DEGRADED["workers"],
+    "instances": TROUBLED,
+    "nodes": [
+        node(),
+        node("node-b", state="lost", last_seen=NOW - 61, labels={}, reason="silent for 8 s"),
+        node("node-c", draining=True, cordoned=True, last_seen=None),
+        node("node-d", cordoned=True, labels={"zone": "b", "gpu": "yes"}),
+    ],
+    "events": [
+        event(1, code="InstanceRestarted", subject="shop/web.1", node="node-a", actor="", text="exit code 1"),
+        event(5),
+        event(90, code="NodeReady", subject="node-a", node="node-a", app="", actor="", text="node-a has joined"),
+    ],
+    "revisions": [revision(1), revision(2), revision(3, is_current=True)],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(LISTS))
+def test_lists_are_tables(kind: str, golden: Golden) -> None:
+    golden(f"get-{kind}", plain(table(kind, LISTS[kind], NOW)))
+
+
+@pytest.mark.parametrize("kind", sorted(LISTS))
+def test_an_empty_list_is_one_sentence(kind: str) -> None:
+    assert plain(table(kind, [], NOW)) == f"no {kind}"
+
+
+def test_described_objects(golden: Golden) -> None:
+    events = LISTS["events"]
+    golden("describe-app", plain(app_details(DEGRADED, TROUBLED, events, NOW)))
+    golden("describe-worker", plain(worker_details(DEGRADED["workers"][1], TROUBLED[2:], events[:1], NOW)))
+    restarted = instance(restarts=1, last_exit={"code": 3, "signal": None, "at": NOW - 100, "reason": "liveness"})
+    golden("describe-instance", plain(instance_details(restarted, [], NOW)))
+    golden("describe-node", plain(node_details(node(), TROUBLED[:2], events[:1], NOW)))
+
+
+def test_cluster_status(golden: Golden) -> None:
+    golden("status", plain(cluster_status(cluster(), [node(), node("node-b", state="lost")], [app(), DEGRADED], NOW)))
+
+
+def test_cluster_status_without_a_leader_and_without_nodes(golden: Golden) -> None:
+    store = {"backend": "sqlite", "version": "3.40.1", "warnings": ["etcd 3.4 gets no more fixes"]}
+    lonely = cluster(leader=None, term=0, store=store)
+    golden("status-no-leader", plain(cluster_status(lonely, [], [], NOW)))
+
+
+PLAN = {
+    "namespace": "default",
+    "app": "shop",
+    "app_revision": 4,
+    "unchanged": False,
+    "changes": [
+        {"worker": "web", "action": "restart", "text": "2 instances get a new process", "fields": ["args", "files"]},
+        {"worker": "db", "action": "scale", "text": "from 1 to 2 instances", "fields": ["replicas"]},
+        {"worker": "mail", "action": "create", "text": "1 instance", "fields": []},
+        {"worker": "old", "action": "remove", "text": "3 instances", "fields": []},
+    ],
+    "unplaced": {"shop/db.1": "2 of 2 nodes lack 4GiB of free memory"},
+    "warnings": [],
+    "revision": 4711,
+}
+
+
+def test_plan(golden: Golden) -> None:
+    golden("plan", plain(plan_lines(PLAN)))  # type: ignore[arg-type]
+    same = {**PLAN, "unchanged": True, "app_revision": 3, "changes": [], "unplaced": {}}
+    golden("plan-unchanged", plain(plan_lines(same)))  # type: ignore[arg-type]
+
+
+def test_progress_in_a_pipe_is_one_line() -> None:
+    assert progress_line(DEGRADED) == "shop revision 3: Degraded, ready: web 1/2, db 0/4"
+
+
+def test_progress_on_a_terminal_is_a_tree(golden: Golden) -> None:
+    golden("progress", plain(progress_tree(DEGRADED, TROUBLED, 12.4)))
+
+
+def test_a_long_worker_shows_those_that_need_a_look() -> None:
+    many = [instance(f"shop/web.{slot}", ready=slot != 90) for slot in range(100)]
+    lines = plain(progress_tree(app(), many, 0)).splitlines()
+    assert len(lines) == 2 + INSTANCES_SHOWN + 1
+    assert any(".90 " in line for line in lines)
+    assert lines[-1].endswith("and 88 more instances")
+
+
+HOSTILE = "\x1b]0;owned\x07 \x1b[31mred\u202e\x9b31m\nnext"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        table("instances", [instance(reason=HOSTILE, node=HOSTILE, state=HOSTILE, ports={HOSTILE: 1})], NOW),
+        table("apps", [app(HOSTILE, phase="Degraded", reason=HOSTILE)], NOW),
+        table("nodes", [node(HOSTILE, labels={HOSTILE: HOSTILE}, reason=HOSTILE)], NOW),
+        table("events", [event(code=HOSTILE, subject=HOSTILE, text=HOSTILE, actor=HOSTILE)], NOW),
+        app_details(app(text=HOSTILE, deployed_by=HOSTILE), [instance(reason=HOSTILE)], [event(text=HOSTILE)], NOW),
+        instance_details(instance(last_exit={**EXIT, "reason": HOSTILE, "signal": HOSTILE}), [], NOW),
+        node_details(node(HOSTILE, address=HOSTILE, version=HOSTILE), [], [], NOW),
+        cluster_status(cluster(store={"backend": HOSTILE, "version": HOSTILE, "warnings": [HOSTILE]}), [], [], NOW),
+        progress_tree(app(HOSTILE), [instance(reason=HOSTILE, ready=False)], 1.0),
+        plan_lines({**PLAN, "app": HOSTILE, "unplaced": {HOSTILE: HOSTILE}}),  # type: ignore[typeddict-item]
+    ],
+)
+def test_control_characters_of_the_server_are_escaped(lines: list[Text]) -> None:
+    assert [line.plain for line in lines if not line.plain.isprintable()] == []
+    assert any("\\x1b" in line.plain for line in lines)
+
+
+def test_states_have_colours_on_a_terminal() -> None:
+    styles = {str(span.style) for line in table("instances", TROUBLED, NOW) for span in line.spans}
+    assert {"green", "yellow", "red"} <= styles
