@@ -28,13 +28,16 @@ class FaultList:
 
     def fault(self, path: Path, text: str, fix: str = "") -> None:
         """Add a fault at `path`."""
+        if self.is_full:
+            return
         fault = self._at(path, text, fix, "manifest.invalid")
-        if len(self.faults) < FAULT_LIMIT and fault not in self.faults:
+        if fault not in self.faults:
             self.faults.append(fault)
 
     def warn(self, path: Path, text: str, fix: str = "", code: str = "manifest.not-carried-out") -> None:
         """Add a warning at `path`."""
-        self.warnings.append(self._at(path, text, fix, code))
+        if len(self.warnings) < FAULT_LIMIT:
+            self.warnings.append(self._at(path, text, fix, code))
 
     def _at(self, path: Path, text: str, fix: str, code: str) -> Fault:
         return Fault(
@@ -46,6 +49,11 @@ class FaultList:
             code=code,
         )
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether further faults would not be kept: loops over a whole document end then."""
+        return len(self.faults) >= FAULT_LIMIT
+
     def sorted_faults(self) -> list[Fault]:
         """Return the faults in the order of the file."""
         return sorted(self.faults, key=lambda fault: (fault.line, fault.path))
@@ -55,7 +63,7 @@ class FaultList:
         try:
             return model.model_validate(self.document.data)
         except ValidationError as error:
-            for details in error.errors(include_url=False):
+            for details in error.errors(include_url=False)[:FAULT_LIMIT]:
                 self._add(model, details)
             return None
 

@@ -25,6 +25,10 @@ SIGNALS = (
 """Signals that a program can be asked to end by."""
 
 
+COMPARISON_LIMIT = 500
+"""Most words compared with an unknown one: a comparison takes some microseconds."""
+
+
 class Strict(BaseModel):
     """A map with known keys only; an absent key and an empty one are both None."""
 
@@ -128,7 +132,9 @@ def closest_fix(word: str, allowed: tuple[str, ...] | list[str]) -> str:
 
 
 def nearest(word: str, allowed: tuple[str, ...] | list[str]) -> str:
-    """Return the allowed word most like `word`, or an empty text."""
+    """Return the allowed word most like `word`, or an empty text (also when there are too many to compare)."""
+    if len(allowed) > COMPARISON_LIMIT:
+        return ""
     found = difflib.get_close_matches(word[:100].lower(), [item.lower() for item in allowed], n=1, cutoff=0.6)
     return next((item for item in allowed if found and item.lower() == found[0]), "")
 

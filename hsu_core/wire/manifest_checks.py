@@ -28,6 +28,8 @@ def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None
             found.fault(("workers", index, "id"), f"worker {worker.id} is also in line {line}", "rename one")
     names = list(indexes)
     for index, worker in enumerate(model.workers):
+        if found.is_full:
+            return
         at: Path = ("workers", index)
         for field, others in (
             ("depends_on", list(worker.depends_on or {})),
@@ -63,11 +65,13 @@ def _check_file_path(path: str, at: Path, found: FaultList) -> None:
 
 
 def _check_nesting(paths: list[str], at: Path, found: FaultList) -> None:
+    known = set(paths)
     for path in paths:
-        for other in paths:
-            if other.startswith(f"{path}/"):
-                found.fault((*at, "files", path), f"it would be a file and the folder of {other}", "rename one")
-                break
+        parts = path.split("/") if len(path) <= FILE_PATH_LIMIT else []
+        for length in range(1, len(parts)):
+            parent = "/".join(parts[:length])
+            if parent in known:
+                found.fault((*at, "files", path), f"{parent} would be a file and its folder", "rename one")
 
 
 def _check_circles(spec: AppSpec, indexes: dict[str, int], found: FaultList) -> None:
@@ -75,22 +79,22 @@ def _check_circles(spec: AppSpec, indexes: dict[str, int], found: FaultList) -> 
     needs = {worker.id: [other for other in worker.depends_on if other in indexes] for worker in spec.workers}
     done: set[str] = set()
     for start in sorted(needs):
-        trail: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = [] if start in done else [(start, iter(needs[start]))]
-        trail += [start] if stack else []
-        while stack:
-            name, others = stack[-1]
-            other = next(others, None)
+        trail: dict[str, Iterator[str]] = {} if start in done else {start: iter(needs[start])}
+        while trail:
+            name = next(reversed(trail))
+            other = next(trail[name], None)
             if other is None:
-                stack.pop()
-                done.add(trail.pop())
+                done.add(name)
+                del trail[name]
             elif other in trail:
-                chain = [*trail[trail.index(other) :], other]
-                text = f"workers wait for each other: {' -> '.join(chain)}"
-                found.fault(("workers", indexes[name], "depends_on"), text, "break the circle")
+                names = list(trail)
+                chain = " -> ".join([*names[names.index(other) :], other])
+                path = ("workers", indexes[name], "depends_on")
+                found.fault(path, f"workers wait for each other: {chain[:500]}", "break the circle")
+                if found.is_full:
+                    return
             elif other not in done and other in needs:
-                trail.append(other)
-                stack.append((other, iter(needs[other])))
+                trail[other] = iter(needs[other])
 
 
 def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
@@ -101,14 +105,14 @@ def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
             text = f"port {port.number} is given to {numbers[port.number]} and {port.name}"
             found.fault((*at, "ports", port.name), text, "use another number, or `dynamic`")
         numbers[port.number] = port.name
-    for path, text in _texts(worker, at):
+    for path, text in _texts(worker, at, found):
         for name in _PORT_PLACEHOLDER.findall(text):
             if name not in names:
                 _fault_port(name, names, path, f"{{port.{name}}} names no port of worker {worker.id}", found)
     for kind, check in _checks(worker):
         reference = check.port if isinstance(check, TcpCheck | HttpCheck) else ""
         if isinstance(reference, str) and reference and reference not in names:
-            _fault_port(reference, names, (*at, "health", kind), f"there is no port {reference[:60]!r}", found)
+            _fault_port(reference, names, _probe_path(at, kind, found), f"there is no port {reference[:60]!r}", found)
 
 
 def _fault_port(name: str, names: list[str], path: Path, text: str, found: FaultList) -> None:
@@ -126,7 +130,13 @@ def _checks(worker: WorkerSpec) -> list[tuple[str, Check]]:
     return [(kind, probe.check) for kind, probe in probes if probe is not None]
 
 
-def _texts(worker: WorkerSpec, at: Path) -> Iterator[tuple[Path, str]]:
+def _probe_path(at: Path, kind: str, found: FaultList) -> Path:
+    """Return where the probe is written: its own block, or HSU's health check in the unit."""
+    native = (*at, "health", kind)
+    return native if native in found.document.lines else (*at, "unit", "managed", "health_check")
+
+
+def _texts(worker: WorkerSpec, at: Path, found: FaultList) -> Iterator[tuple[Path, str]]:
     """Give every text in which placeholders are replaced, with its path."""
     execution = (*at, "unit", "managed", "control", "execution")
     yield (*execution, "executable_path"), worker.execution.executable_path
@@ -140,7 +150,7 @@ def _texts(worker: WorkerSpec, at: Path) -> Iterator[tuple[Path, str]]:
     for kind, check in _checks(worker):
         if isinstance(check, HttpCheck):
             for value in (check.url, check.path, *(value for _, value in check.headers)):
-                yield (*at, "health", kind, "http"), value
+                yield (*_probe_path(at, kind, found), "http"), value
         elif isinstance(check, ExecCheck):
             for value in check.command:
-                yield (*at, "health", kind, "exec"), value
+                yield (*_probe_path(at, kind, found), "exec"), value

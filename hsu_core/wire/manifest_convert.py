@@ -219,12 +219,12 @@ def parse_constraint(text: str, path: Path, found: FaultList) -> Constraint:
         found.fault(path, f"a node has no {key}", f"did you mean {near}?" if near else f"use {', '.join(_NODE_KEYS)}")
     if (operator == "exists") == bool(operand) or len(operand) > _OPERAND_LIMIT:
         found.fault(path, f"{text[:80]!r} is not a condition", fix)
-    if operator in ("in", "not-in"):
+    elif operator in ("in", "not-in"):
         operand = ",".join(part.strip() for part in operand.split(",") if part.strip())
-    if operator == "=~":
+    elif operator == "=~":
         try:
             re.compile(operand)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             found.fault(path, f"{operand[:60]!r} is not a regular expression: {error}", "mend it")
     return Constraint(key, operator, operand)
 

@@ -78,7 +78,9 @@ class _YamlReader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 0
-            why = " ".join(part for part in (error.context, error.problem) if part)
+            begin = error.context_mark
+            start = f"(from line {begin.line + 1})" if begin and begin.line + 1 != line else ""
+            why = " ".join(part for part in (error.context, start, error.problem) if part)
             raise refuse(self._file, line, f"not valid YAML: {why}", _hint(why)) from error
         except yaml.YAMLError as error:
             line = self._text[: getattr(error, "position", 0)].count("\n") + 1

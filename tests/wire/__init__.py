@@ -1,0 +1,1 @@
+"""Tests of the text forms: manifest, settings, YAML and JSON."""

@@ -1,0 +1,62 @@
+"""Short ways to a manifest for the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hsu_core.model.errors import Fault, InvalidManifest
+from hsu_core.model.spec import WorkerSpec
+from hsu_core.wire.manifest import ParsedManifest, parse_manifest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def worker(worker_id: str = "web", **keys: Any) -> dict[str, Any]:
+    """Return the data of a small worker with these keys over it."""
+    unit = {"managed": {"control": {"execution": {"executable_path": "./bin/web"}}}}
+    return {"id": worker_id, "unit": unit, **keys}
+
+
+def manifest(*workers: Mapping[str, Any], **keys: Any) -> str:
+    """Return the YAML of a manifest with these workers (default: one small one)."""
+    return yaml.safe_dump({**keys, "workers": list(workers) or [worker()]}, sort_keys=False)
+
+
+def parse(text: str, **arguments: Any) -> ParsedManifest:
+    """Return the parsed text, as the command line reads it."""
+    given: dict[str, Any] = {"file": "shop.yaml", "environment": {}, "read_file": None, **arguments}
+    return parse_manifest(text, **given)
+
+
+def parse_worker(**keys: Any) -> WorkerSpec:
+    """Return the specification of one worker with these keys."""
+    return parse(manifest(worker(**keys))).spec.workers[0]
+
+
+def faults(text: str, **arguments: Any) -> list[Fault]:
+    """Return the faults of a text, which must have some."""
+    with pytest.raises(InvalidManifest) as caught:
+        parse(text, **arguments)
+    assert caught.value.faults
+    return list(caught.value.faults)
+
+
+def only_fault(text: str, **arguments: Any) -> Fault:
+    """Return the one fault of a text."""
+    found = faults(text, **arguments)
+    assert len(found) == 1, [str(fault) for fault in found]
+    return found[0]
+
+
+def assert_golden(name: str, text: str) -> None:
+    """Compare with a transcript; `HSU_GOLDEN=rewrite` writes it anew, to be read in review."""
+    path = GOLDEN / name
+    if os.environ.get("HSU_GOLDEN") == "rewrite":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
