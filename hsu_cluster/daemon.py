@@ -45,7 +45,10 @@ async def open_store(settings: MasterSettings) -> Store:
     """Open the store that the settings name. Raises StoreError."""
     if not isinstance(settings.store, EtcdStoreSettings):
         private_folder(settings.store.path.parent)
-        return await SqliteStore.open(settings.store.path)
+        embedded = await SqliteStore.open(settings.store.path)
+        # We hold the file alone, so whoever held this key is dead: no need to wait for its lease.
+        await embedded.delete(keys.LEADER)
+        return embedded
     etcd = settings.store
     context: ssl.SSLContext | None = None
     if any(url.startswith("https:") for url in etcd.endpoints):

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections.abc import Awaitable
 from pathlib import Path
 
 from hsu_agent.daemon import run_agent
 
 from hsu_cluster.daemon import run_master, stop_on_signals
 from hsu_core.runtime.settings import AgentSettings, Listen, MasterSettings, SqliteStoreSettings
-
-STANDALONE_LEADER_TTL_S = 3.0
-"""One master: a short lease only shortens the wait after it was killed and started again."""
-
 
 def standalone_settings(
     data_dir: Path, listen: Listen, *, log_format: str = "text", log_level: str = "info"
@@ -31,7 +28,6 @@ def standalone_settings(
         store=SqliteStoreSettings(data_dir / "store.sqlite"),
         admin_token_file=data_dir / "admin.token",
         node_token_file=data_dir / "node.token",
-        leader_ttl_s=STANDALONE_LEADER_TTL_S,
         log_format=log_format,
         log_level=log_level,
     )
@@ -63,17 +59,23 @@ async def run_standalone(
     master_stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         master = group.create_task(run_master(settings, stop=master_stop, ready=url), name="master")
-        await asyncio.wait([master, url], return_when=asyncio.FIRST_COMPLETED)
+        listening = group.create_task(_value(url), name="listening")
+        await asyncio.wait({master, listening}, return_when=asyncio.FIRST_COMPLETED)
         if not url.done():
+            listening.cancel()
             return await master
         agent = group.create_task(run_agent(agent_settings(settings, url.result()), stop=agent_stop), name="agent")
         if ready is not None:
             ready.set_result(url.result())
-        stopping = group.create_task(stop.wait(), name="stop")
-        await asyncio.wait([master, agent, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping = group.create_task(_value(stop.wait()), name="stop")
+        await asyncio.wait({master, agent, stopping}, return_when=asyncio.FIRST_COMPLETED)
         agent_stop.set()
         codes = [await agent]
         master_stop.set()
         codes.append(await master)
         stopping.cancel()
     return max(codes)
+
+
+async def _value(what: Awaitable[object]) -> None:
+    await what

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
-from hsu_core.store.campaign import Campaign, Leadership
 
 from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.loop import PlannerLoop
@@ -25,6 +24,7 @@ from hsu_core.model.records import MasterAdvert
 from hsu_core.model.view import Plan
 from hsu_core.runtime.tasks import Wake, keep_running
 from hsu_core.store.base import Resync, Store
+from hsu_core.store.campaign import Campaign, Leadership
 from hsu_core.wire import keys
 from hsu_core.wire.codec import FRAME_LIMIT_BYTES, Undecodable, decode, encode
 from hsu_core.wire.frames import Chunk, Hello, Redirect, decode_frame, encode_frame
@@ -177,16 +177,24 @@ class LeaderService:
                         self._term = max(self._term, event.entry.create_revision)
 
     async def _campaign_and_lead(self) -> None:
-        while True:
-            campaign = Campaign(self._store, keys.LEADER, encode(self._advert), ttl_s=self._times.leader_ttl_s)
-            leadership = await campaign.acquire()
-            try:
-                await self._lead(leadership)
-            finally:
-                if self._reign is not None:
-                    await self._reign.hub.close()
-                self._reign = None
-                await leadership.resign()
+        ttl_s = self._times.leader_ttl_s
+        async with Campaign(
+            self._store,
+            keys.LEADER,
+            encode(self._advert),
+            ttl_s,
+            progress_limit_s=ttl_s,
+            monotonic=self._monotonic,
+        ) as campaign:
+            while True:
+                leadership = await campaign.acquire()
+                try:
+                    await self._lead(leadership)
+                finally:
+                    reign, self._reign = self._reign, None
+                    if reign is not None:
+                        await reign.hub.close()
+                    await leadership.resign()
 
     async def _lead(self, leadership: Leadership) -> None:
         """Lead until the leadership is lost. Returns then; raises StoreError if the store fails before."""
@@ -219,7 +227,7 @@ class LeaderService:
             writer,
             wake,
             clock=self._clock,
-            progress=leadership.report_progress,
+            progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
         )
         self._reign = _Reign(leadership, hub, snapshot, planner)
@@ -242,7 +250,7 @@ class LeaderService:
                     )
                 ]
                 await leadership.lost.wait()
-                log.warning("leadership of term %d is lost", leadership.term, extra={"term": leadership.term})
+                log.warning("no longer leading in term %d: %s", leadership.term, leadership.reason)
                 for task in tasks:
                     task.cancel()
         except* StoreError as errors:
