@@ -171,10 +171,12 @@ def _apply_at_once(mover: Mover, slots: list[Slot], outdated: list[Slot]) -> Non
         assignment, desired = slot.assignment, slot.desired
         if assignment is None or mover.draft.is_changed(slot.instance) or is_as_desired(assignment, desired):
             continue
+        if slot.is_lost and assignment.revision != desired.revision:
+            continue  # whether its node suits the new revision is judged when that returns
         if slot.instance not in replaced:
             mover.keep(slot, _why_kept(assignment, desired))
         elif slot.is_lost:
-            continue  # its node gets the order when it returns; off it, it was moved above or must not be
+            continue  # a restart waits for the node too; off it, it was moved above or must not be
         elif desired.is_stopped or assignment.is_stopped or mover.spec.rollout.strategy == "recreate":
             mover.replace(slot)
 
