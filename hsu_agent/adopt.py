@@ -1,0 +1,77 @@
+"""What a new agent makes of what an earlier one left behind: ledger and marked processes in, instances out.
+
+No window between writing and doing leaves an unknown or a second process: a process whose start was
+written is recognised by its identity, one whose start was only intended by its run number, and any other
+with our mark belongs to a tree that is ended before anything new starts in its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hsu_agent.host.base import Found
+from hsu_agent.ledger import Remembered, Run
+from hsu_agent.planning.health import Health
+from hsu_agent.planning.observed import Observed, Process
+from hsu_core.model.assignment import LastExit
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.lifecycle import State
+
+IDLE = "idle"
+"""Written into the ledger for an instance that has no process and is not waiting for a restart of its own."""
+
+_ENDED = {str(state): state for state in (State.STOPPED, State.FAILED, State.RESTARTING)}
+
+
+@dataclass(slots=True)
+class Taken:
+    """Instances as they are held from now on; `processes` are those that may be alive and are to be watched."""
+
+    observed: dict[InstanceId, Observed] = field(default_factory=dict)
+    processes: dict[InstanceId, Process] = field(default_factory=dict)
+
+
+def take_over(remembered: Remembered, found: Sequence[Found], boot_id: str) -> Taken:
+    """Return the instances that an earlier agent left. `found` is sorted by age, oldest first."""
+    taken = Taken()
+    by_instance: dict[InstanceId, list[Found]] = {}
+    for item in found:
+        by_instance.setdefault(item.instance, []).append(item)
+    for instance, run in remembered.runs.items():
+        observed, process = _of_run(run, by_instance.get(instance, ()), boot_id)
+        taken.observed[instance] = observed
+        if process is not None:
+            taken.processes[instance] = process
+    for item in found:
+        if item.instance not in taken.observed:
+            reason = "a process with our mark that is not in the ledger: it is ended"
+            taken.observed[item.instance] = Observed(item.instance, is_tree_empty=False, reason=reason)
+    return taken
+
+
+def _of_run(run: Run, found: Sequence[Found], boot_id: str) -> tuple[Observed, Process | None]:
+    process = run.process or next(
+        (item.process for item in found if item.is_leader and item.process.run == run.run), None
+    )
+    is_other_boot = process is not None and process.boot_id != boot_id
+    observed = Observed(
+        run.instance,
+        order=run.order,
+        process=process,
+        is_tree_empty=is_other_boot and not found,
+        failures=run.failures,
+        restarts=run.restarts,
+        health=Health(is_started=run.is_started, is_ready=run.is_ready),
+        last_exit=run.last_exit,
+    )
+    state = _ENDED.get(run.state)
+    if state is not None:
+        has_finished = state is not State.RESTARTING
+        return replace(observed, state=state, has_finished=has_finished, reason="as the last agent left it"), None
+    if run.state == IDLE or process is None:
+        return observed, None
+    if is_other_boot:
+        last_exit = LastExit(reason="ended when the host was restarted")
+        return replace(observed, process=None, failures=0, last_exit=last_exit, reason=last_exit.reason), None
+    return observed, process

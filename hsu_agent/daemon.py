@@ -1,0 +1,228 @@
+"""Composition root of the agent: settings in, a running agent out. Also run inside `hsu-cluster standalone`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hsu_agent.host.base import Host
+from hsu_agent.host.linux import LinuxHost
+from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
+from hsu_agent.launch import Preparer
+from hsu_agent.ledger import DataDirLock, Ledger
+from hsu_agent.logs.capture import Capture
+from hsu_agent.loop import Supervisor
+from hsu_agent.metrics import AgentMetrics, serve_metrics
+from hsu_agent.sync import Sync
+from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
+from hsu_core.model.node import Capacity
+from hsu_core.runtime.logs import set_up_logging
+from hsu_core.runtime.settings import AgentSettings
+from hsu_core.wire.frames import Hello
+from hsu_core.wire.settings import parse_agent_settings
+
+log = logging.getLogger(__name__)
+
+STOP_MARGIN_S = 10.0
+"""Beyond the longest grace of a worker: time for the kernel to end what was killed."""
+
+FilesLimit = tuple[int, int]
+
+
+async def run_agent(
+    settings: AgentSettings, *, stop: asyncio.Event | None = None, worker_files_limit: FilesLimit | None = None
+) -> int:
+    """Run the agent until `stop` is set; return 0. Workers run on unless `kill_workers_on_stop`.
+
+    Installs no signal handlers and keeps nothing outside of itself. `worker_files_limit` is the limit of open
+    files that workers get, where the caller has raised its own. Raises HsuError if it cannot start.
+    """
+    stop = stop if stop is not None else asyncio.Event()
+    lock = await asyncio.to_thread(DataDirLock, settings.data_dir)
+    try:
+        ledger = Ledger(settings.data_dir)
+        try:
+            await _run(settings, stop, ledger, worker_files_limit)
+        finally:
+            ledger.close()
+    finally:
+        lock.release()
+    return 0
+
+
+async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, limit: FilesLimit | None) -> None:
+    host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
+    capture = Capture(settings.data_dir)
+    metrics = AgentMetrics()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(host.close)
+        stack.callback(capture.close)
+        if settings.metrics_listen is not None:
+            runner = await serve_metrics(metrics, settings.metrics_listen)
+            stack.push_async_callback(runner.cleanup)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        supervisor = Supervisor(
+            node=settings.node,
+            host=host,
+            ledger=ledger,
+            capture=capture,
+            preparer=Preparer(settings.node, ledger.agent, settings.data_dir, dict(os.environ)),
+            metrics=metrics,
+            tasks=tasks,
+        )
+        metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
+        sync = Sync(
+            settings=settings,
+            hello=_hello(settings, host),
+            supervisor=supervisor,
+            ledger=ledger,
+            capture=capture,
+            metrics=metrics,
+        )
+        supervisor.load()
+        log.info("agent of node %s runs with %d orders", settings.node, len(supervisor.desired))
+        session = tasks.create_task(sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop), name="session")
+        await stop.wait()
+        await session
+        if settings.kill_workers_on_stop:
+            await _stop_workers(supervisor)
+        supervisor.close()
+
+
+async def _stop_workers(supervisor: Supervisor) -> None:
+    graces_s = [order.spec.worker.stop.grace_s for order in supervisor.desired.values()]
+    try:
+        async with asyncio.timeout(max(graces_s, default=0.0) + STOP_MARGIN_S):
+            await supervisor.stop_all()
+    except TimeoutError:
+        log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))
+
+
+def _hello(settings: AgentSettings, host: Host) -> Hello:
+    measured = host.capacity()
+    cpu_milli = settings.capacity_cpu_milli if settings.capacity_cpu_milli is not None else measured.cpu_milli
+    memory = settings.capacity_memory_bytes if settings.capacity_memory_bytes is not None else measured.memory_bytes
+    return Hello(
+        node=settings.node,
+        capacity=Capacity(
+            max(0, cpu_milli - settings.reserved_cpu_milli),
+            max(0, memory - settings.reserved_memory_bytes),
+            settings.ports.low,
+            settings.ports.high,
+        ),
+        version=program_version(),
+        labels=settings.labels,
+        os=host.os,
+        arch=host.arch,
+        address=settings.address,
+        boot_id=host.boot_id,
+    )
+
+
+def program_version() -> str:
+    """Return the version of this installation."""
+    try:
+        return importlib.metadata.version("hsu-cluster")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def raise_files_limit() -> FilesLimit | None:
+    """Open as many files as we may: each worker takes up to five; return the limit as it was, for workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return soft, hard
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hsu-agent", description="Runs the workers of one host of an HSU cluster.")
+    parser.add_argument("--version", action="version", version=f"hsu-agent {program_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="join a cluster and run what it assigns to this host")
+    check = commands.add_parser("validate-config", help="check a configuration file and end")
+    for command in (run, check):
+        command.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
+    run.add_argument("--log-format", choices=("json", "text"), help="form of the agent's own log")
+    return parser
+
+
+def _read_settings(path: Path) -> AgentSettings:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        fix = "give the path of the agent's configuration with --config"
+        raise InvalidSettings(f"read {path}", error.strerror or str(error), fix) from error
+    return parse_agent_settings(text, file=str(path))
+
+
+def _tell_keeper(data_dir: Path) -> int | None:
+    """Tell our keeper where to write exits; return the pipe that shows its death, or None without a keeper."""
+    number = os.environ.pop(PIPE_VARIABLE, "")
+    if not number.isdigit():
+        return None
+    pipe = int(number)
+    try:
+        os.set_inheritable(pipe, False)
+        os.write(pipe, os.fsencode(str(data_dir)) + b"\n")
+    except OSError:
+        return None
+    os.kill(os.getppid(), signal.SIGCHLD)  # it looks at the pipe whenever it is signalled
+    return pipe
+
+
+async def _run_with_signals(settings: AgentSettings) -> int:
+    """Run the agent until SIGTERM or SIGINT (0), SIGHUP (75: start me again), or the death of the keeper (0)."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        stop.set()
+
+    def keeper_died(pipe: int) -> None:
+        loop.remove_reader(pipe)
+        end(0)
+
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, EXIT_RELOAD)):
+        loop.add_signal_handler(number, end, code)
+    pipe = _tell_keeper(settings.data_dir)
+    if pipe is not None:
+        loop.add_reader(pipe, keeper_died, pipe)
+    await run_agent(settings, stop=stop, worker_files_limit=raise_files_limit())
+    return codes[0] if codes else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent's command line; return the exit code (78: configuration or host, see the text)."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _read_settings(options.config)
+        if options.command == "validate-config":
+            print(f"{options.config}: ok")
+            return 0
+        set_up_logging(log_format=options.log_format or settings.log_format, level=settings.log_level)
+        with asyncio.Runner() as runner:
+            return runner.run(_run_with_signals(settings))
+    except (InvalidSettings, Conflict, NotSupported) as error:
+        print(f"hsu-agent: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except HsuError as error:
+        print(f"hsu-agent: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What the agent asks of an operating system, as one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hsu_agent.planning.observed import Process
+from hsu_core.model.assignment import LastExit
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.node import Capacity
+
+INSTANCE_VARIABLE = "HSU_INSTANCE"
+AGENT_VARIABLE = "HSU_AGENT"
+RUN_VARIABLE = "HSU_RUN"
+"""Environment variables that mark every process of a worker: instance, agent, and which start it belongs to."""
+
+
+def marker(instance: InstanceId) -> str:
+    """Return the value of HSU_INSTANCE: `namespace/app/worker.slot`."""
+    return f"{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
+
+
+def instance_of(text: str) -> InstanceId | None:
+    """Return the instance of a marker, or None if it is not one."""
+    parts = text.split("/")
+    worker, dot, slot = parts[-1].rpartition(".")
+    if len(parts) != 3 or not dot or not slot.isdigit():
+        return None
+    return InstanceId(parts[0], parts[1], worker, int(slot))
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start: everything is resolved. `stdout` and `stderr` are descriptors that the caller closes."""
+
+    instance: InstanceId
+    run: str
+    argv: Sequence[str]
+    executable: str
+    environment: Mapping[str, str]
+    working_directory: str
+    stdout: int
+    stderr: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A process with our mark, found by looking through the host. `is_leader`: first of its session."""
+
+    instance: InstanceId
+    process: Process
+    is_leader: bool
+
+
+OnExit = Callable[[LastExit], None]
+
+
+class Host(Protocol):
+    """Processes of one machine. All calls are made from the event loop's thread and do not block."""
+
+    boot_id: str
+    os: str
+    arch: str
+
+    def capacity(self) -> Capacity:
+        """Return what the machine has, before any reserve."""
+
+    def spawn(self, launch: Launch) -> Process:
+        """Start a process in a session of its own. Raises ProcessError."""
+
+    def watch(self, instance: InstanceId, process: Process, on_exit: OnExit) -> bool:
+        """Call `on_exit` once when the process ends; False if it (or its identity) is not there any more."""
+
+    def signal(self, process: Process, name: str) -> bool:
+        """Send a signal to the process group of a watched process; False if it has ended.
+
+        Raises ProcessError for an unknown signal or a refusal.
+        """
+
+    def is_tree_empty(self, instance: InstanceId, process: Process) -> bool:
+        """Return True only if it is proven at once that no process of the instance is left."""
+
+    async def end_tree(self, instance: InstanceId, process: Process | None) -> None:
+        """Kill every process of the instance; return when none is left."""
+
+    def find_marked(self) -> list[Found]:
+        """Return all processes that carry this agent's mark."""
+
+    def exit_of(self, process: Process) -> LastExit | None:
+        """Return how a process that ended earlier did so, if anybody kept it."""
+
+    def release(self, instance: InstanceId) -> None:
+        """Give back what was kept for an instance that is forgotten."""
+
+    def close(self) -> None:
+        """Stop watching; processes run on."""

@@ -1,0 +1,374 @@
+"""What the agent must not forget: orders, specifications, and which processes it started.
+
+One append-only file of JSON lines, read once at start and compacted by writing a new one beside it. A torn
+last line is dropped, a damaged one skipped. The intent to start stands in it before the start, so that a
+process whose start was not written any more is recognised by its run number. No sync of single lines: they
+matter when the agent dies, and a host that goes down takes the processes along.
+
+A disk that refuses does not stop supervision: the live records are in memory, and are written anew as soon
+as it lets us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hsu_agent.planning.observed import Desired, Process
+from hsu_core.model.assignment import Assignment, LastExit
+from hsu_core.model.errors import Conflict, HsuError
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.order import OrderSpec
+from hsu_core.runtime.files import private_folder, write_atomically
+from hsu_core.wire.codec import from_plain, to_plain
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 2.0
+"""A former agent whose keeper died ends within milliseconds; more means that a second one really runs."""
+
+COMPACT_BYTES = 1024 * 1024
+"""The file is written anew when this much, and as much as is alive, has been added."""
+
+RETRY_S = 1.0
+"""Pause after a refused write before the disk is asked again."""
+
+Plain = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Run:
+    """The latest start of an instance. `process` None: it was intended, and nothing more is known.
+
+    `state` is empty while it may be running, else what the end came to (`failed`, `stopped`, `restarting`).
+    """
+
+    instance: InstanceId
+    run: str
+    order: Desired
+    spec_key: str
+    restarts: int = 0
+    failures: int = 0
+    process: Process | None = None
+    is_started: bool = True
+    is_ready: bool = False
+    state: str = ""
+    last_exit: LastExit | None = None
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What was in the ledger when it was opened."""
+
+    orders: dict[InstanceId, Desired] = field(default_factory=dict)
+    runs: dict[InstanceId, Run] = field(default_factory=dict)
+
+
+class DataDirLock:
+    """Exclusive use of a data folder: two agents would start everything twice and lose log lines."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = private_folder(data_dir) / "lock"
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self._path, flags, 0o600)
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    os.close(self._descriptor)
+                    raise Conflict(
+                        f"use data folder {data_dir}",
+                        f"another agent (pid {holder}) holds it",
+                        "stop that one, or give this one a data_dir of its own",
+                        code="agent.data-dir-in-use",
+                    ) from None
+                time.sleep(0.02)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another agent use the folder."""
+        os.close(self._descriptor)
+
+
+class Ledger:
+    """The open ledger; `agent` is the identity that marks this agent's processes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        folder = private_folder(data_dir / "ledger")
+        self._path = folder / "journal.jsonl"
+        self.agent = _identity(folder / "agent-id")
+        self.incarnation = ""
+        self.term = 0
+        self._specs: dict[str, Plain] = {}
+        self._orders: dict[str, Plain] = {}
+        self._runs: dict[str, Plain] = {}
+        self._descriptor = -1
+        self._live_bytes = 0
+        self._added_bytes = 0
+        self._is_behind = False
+        self._retry_at_s = 0.0
+        self._spec_cache: dict[str, tuple[Plain, OrderSpec]] = {}
+        for record in _read_lines(self._path):
+            self._replay(record)
+        self._compact()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _replay(self, record: Plain) -> None:
+        kind = record.get("t")
+        if kind == "meta":
+            self.incarnation, self.term = str(record.get("incarnation", "")), int(record.get("term", 0))
+        elif kind == "spec":
+            self._specs[record["key"]] = record["tree"]
+        elif kind == "order":
+            self._orders[record["key"]] = record
+        elif kind == "drop":
+            self._orders.pop(record["key"], None)
+        elif kind == "run":
+            self._runs[record["key"]] = record
+        elif kind == "patch" and record["key"] in self._runs:
+            self._runs[record["key"]] |= {k: v for k, v in record.items() if k not in ("t", "key")}
+        elif kind == "forget":
+            self._runs.pop(record["key"], None)
+
+    def remembered(self) -> Remembered:
+        """Return orders and runs; those that this version cannot read are left out with a warning."""
+        found = Remembered()
+        for key, record in self._orders.items():
+            try:
+                order = self._order_of(record)
+                found.orders[order.assignment.instance] = order
+            except (HsuError, KeyError, TypeError, ValueError) as error:
+                log.warning("an order in the ledger cannot be read and is left out: %s: %s", key, error)
+        for key, record in self._runs.items():
+            try:
+                run = self._run_of(record)
+                found.runs[run.instance] = run
+            except (HsuError, KeyError, TypeError, ValueError) as error:
+                log.warning("a start in the ledger cannot be read and is left out: %s: %s", key, error)
+        return found
+
+    def _order_of(self, record: Plain) -> Desired:
+        assignment = from_plain(Assignment, record["assignment"])
+        return Desired(assignment, self.read_spec(record["spec"], self._specs[record["spec"]]))
+
+    def _run_of(self, record: Plain) -> Run:
+        order = self._order_of(record)
+        process = record.get("process")
+        last_exit = record.get("exit")
+        return Run(
+            instance=order.assignment.instance,
+            run=str(record["run"]),
+            order=order,
+            spec_key=record["spec"],
+            restarts=int(record.get("restarts", 0)),
+            failures=int(record.get("failures", 0)),
+            process=Process(**process) if process else None,
+            is_started=bool(record.get("started", True)),
+            is_ready=bool(record.get("ready", False)),
+            state=str(record.get("state", "")),
+            last_exit=from_plain(LastExit, last_exit) if last_exit is not None else None,
+        )
+
+    def read_spec(self, key: str, tree: Plain) -> OrderSpec:
+        """Return the specification of a plain tree; equal trees under one key are read once."""
+        cached = self._spec_cache.get(key)
+        if cached is None or cached[0] != tree:
+            cached = self._spec_cache[key] = (tree, from_plain(OrderSpec, tree))
+        return cached[1]
+
+    def spec_tree(self, key: str) -> Plain | None:
+        """Return the plain tree kept under a key, or None."""
+        return self._specs.get(key)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def set_leader(self, incarnation: str, term: int) -> None:
+        """Keep the cluster and the term that is obeyed."""
+        if (incarnation, term) != (self.incarnation, self.term):
+            self.incarnation, self.term = incarnation, term
+            self._append({"t": "meta", "incarnation": incarnation, "term": term})
+
+    def put_order(self, order: Desired, spec_key: str, tree: Plain) -> None:
+        """Keep an order, and its specification as it came: fields that this version does not know survive."""
+        key = _key(order.assignment.instance)
+        record = {"t": "order", "key": key, "assignment": to_plain(order.assignment), "spec": spec_key}
+        is_new_spec = self._specs.get(spec_key) != tree
+        is_new_order = self._orders.get(key) != record
+        self._specs[spec_key] = tree
+        self._orders[key] = record
+        if is_new_spec:
+            self._append({"t": "spec", "key": spec_key, "tree": tree})
+        if is_new_order:
+            self._append(record)
+
+    def drop_order(self, instance: InstanceId) -> None:
+        """Forget the order of a slot."""
+        if self._orders.pop(_key(instance), None) is not None:
+            self._append({"t": "drop", "key": _key(instance)})
+
+    def put_intent(self, run: Run) -> None:
+        """Write that a process is about to be started."""
+        assignment = run.order.assignment
+        record = {
+            "t": "run",
+            "key": _key(run.instance),
+            "run": run.run,
+            "assignment": to_plain(assignment),
+            "spec": run.spec_key,
+            "restarts": run.restarts,
+            "failures": run.failures,
+        }
+        self._runs[record["key"]] = record
+        self._append(record)
+
+    def put_order_of_run(self, instance: InstanceId, order: Desired, spec_key: str) -> None:
+        """Write that a running process now serves a newer order."""
+        self._patch(instance, {"assignment": to_plain(order.assignment), "spec": spec_key})
+
+    def put_process(self, instance: InstanceId, process: Process) -> None:
+        """Write who was started."""
+        self._patch(instance, {"process": {name: getattr(process, name) for name in Process.__slots__}})
+
+    def put_health(self, instance: InstanceId, is_started: bool, is_ready: bool) -> None:
+        """Write what the probes say, for the agent that adopts the process."""
+        self._patch(instance, {"started": is_started, "ready": is_ready})
+
+    def put_end(self, instance: InstanceId, state: str, last_exit: LastExit | None, failures: int) -> None:
+        """Write how it ended and what that came to."""
+        exit_tree = to_plain(last_exit) if last_exit is not None else None
+        self._patch(instance, {"state": state, "exit": exit_tree, "failures": failures})
+
+    def forget(self, instance: InstanceId) -> None:
+        """Drop what is known of the processes of an instance."""
+        if self._runs.pop(_key(instance), None) is not None:
+            self._append({"t": "forget", "key": _key(instance)})
+
+    def _patch(self, instance: InstanceId, fields: Plain) -> None:
+        key = _key(instance)
+        if key in self._runs:
+            self._runs[key] |= fields
+            self._append({"t": "patch", "key": key, **fields})
+
+    def _append(self, record: Plain) -> None:
+        if self._is_behind or self._added_bytes > max(COMPACT_BYTES, self._live_bytes):
+            self._compact()
+            return
+        line = _line(record)
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            self._fall_behind(error)
+            return
+        self._added_bytes += written
+        if written != len(line):
+            self._fall_behind(OSError("the line was cut"))
+
+    def _fall_behind(self, error: OSError) -> None:
+        if not self._is_behind:
+            log.error(
+                "cannot write %s: %s; workers are kept running, after a restart of the agent they are found by "
+                "their mark; free space on the disk",
+                self._path,
+                error,
+            )
+        self._is_behind = True
+        self._retry_at_s = time.monotonic() + RETRY_S
+
+    def _compact(self) -> None:
+        """Write the live records to a new file and go on in that."""
+        if self._is_behind and time.monotonic() < self._retry_at_s:
+            return
+        self._drop_unused_specs()
+        content = b"".join(_line(record) for record in self._live())
+        try:
+            write_atomically(self._path, content)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            self._fall_behind(error)
+            return
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._live_bytes, self._added_bytes = descriptor, len(content), 0
+        self._is_behind = False
+
+    def _live(self) -> Iterator[Mapping[str, Any]]:
+        yield {"t": "meta", "incarnation": self.incarnation, "term": self.term}
+        yield from ({"t": "spec", "key": key, "tree": tree} for key, tree in self._specs.items())
+        yield from self._orders.values()
+        yield from self._runs.values()
+
+    def _drop_unused_specs(self) -> None:
+        used = {record["spec"] for record in (*self._orders.values(), *self._runs.values()) if "spec" in record}
+        self._specs = {key: tree for key, tree in self._specs.items() if key in used}
+        self._spec_cache = {key: item for key, item in self._spec_cache.items() if key in used}
+
+    def flush(self) -> None:
+        """Try once more to write what the disk refused."""
+        if self._is_behind:
+            self._compact()
+
+    @property
+    def is_behind(self) -> bool:
+        """Return whether the disk refused the last write."""
+        return self._is_behind
+
+    def close(self) -> None:
+        """Close the file."""
+        self.flush()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _key(instance: InstanceId) -> str:
+    return f"{instance.namespace}/{instance.app}/{instance.worker}/{instance.slot}"
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _read_lines(path: Path) -> Iterator[Plain]:
+    """Yield the records of the file; what cannot be read is skipped."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.error("cannot read %s: %s; running workers are found by their mark", path, error)
+        return
+    for line in content.split(b"\n"):
+        try:
+            record = json.loads(line) if line else None
+        except ValueError:
+            log.warning("a damaged line of %s is skipped (%d bytes)", path, len(line))
+            continue
+        if isinstance(record, dict) and (isinstance(record.get("key"), str) or record.get("t") == "meta"):
+            yield record
+
+
+def _identity(path: Path) -> str:
+    """Return the identity of this agent, made once per data folder."""
+    try:
+        text = path.read_text("ascii").strip()
+        if text:
+            return text
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    text = secrets.token_hex(8)
+    write_atomically(path, text.encode())
+    return text

@@ -1,0 +1,190 @@
+"""The files of one log stream: `stdout.log` is written, `stdout.log.1` (newest) .. `stdout.log.N` are full.
+
+A segment ends at the end of a line. What the disk refuses is counted and told by a marker line as soon as
+it takes bytes again: a gap is never silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import termios
+import time
+from pathlib import Path
+
+LINE_LIMIT_BYTES = 1024 * 1024
+"""A segment that has grown this much beyond its size with no line end is cut in the middle of the line."""
+
+CHUNK_BYTES = 64 * 1024
+"""Most that is read into memory at once: what a pipe holds by default."""
+
+SPLICE_BYTES = 1024 * 1024
+"""Most that is moved from pipe to file in one go: a large pipe in one call."""
+
+RETRY_S = 0.5
+"""Pause before a disk that refused is asked again."""
+
+
+class Segments:
+    """Moves bytes from a pipe into the segments of one stream. No call blocks longer than the disk does."""
+
+    def __init__(self, path: Path, segment_bytes: int, segments: int) -> None:
+        self._path = path
+        self._segment_bytes = max(1, segment_bytes)
+        self._segments = max(1, segments)
+        self._descriptor = -1
+        self._size = 0
+        self._can_splice = True
+        self._retry_at_s = 0.0
+        self._why = ""
+        self.written_bytes = 0
+        self.dropped_bytes = 0
+        self._untold_bytes = 0
+
+    def limit(self, segment_bytes: int, segments: int) -> None:
+        """Use other sizes from now on."""
+        self._segment_bytes, self._segments = max(1, segment_bytes), max(1, segments)
+
+    def drain(self, pipe: int) -> int:
+        """Move what is in the pipe now, one portion of it; return how many bytes were taken from it."""
+        if not _available(pipe):
+            return 0  # splice on old kernels would wait
+        if self._untold_bytes and time.monotonic() < self._retry_at_s:
+            return self._drop(_read(pipe))
+        try:
+            if self._descriptor < 0:
+                self._open()
+            if self._untold_bytes:
+                self._tell_gap()
+            if self._can_splice and self._size < self._segment_bytes:
+                return self._splice(pipe)
+        except OSError as error:
+            return self._refused(error, _read(pipe))
+        payload = _read(pipe)
+        if payload:
+            self._write(payload)
+        return len(payload)
+
+    def _splice(self, pipe: int) -> int:
+        room = min(SPLICE_BYTES, self._segment_bytes - self._size)
+        try:
+            moved = os.splice(pipe, self._descriptor, room)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno != 22:  # EINVAL: this file system cannot
+                raise
+            self._can_splice = False
+            return 0
+        self._size += moved
+        self.written_bytes += moved
+        return moved
+
+    def _write(self, payload: bytes) -> None:
+        """Write bytes, beginning a new segment at the first line end after its size is reached."""
+        try:
+            if self._size >= self._segment_bytes:
+                end = 0 if self._ends_line() else payload.find(b"\n") + 1
+                if end or self._ends_line():
+                    self._write_all(payload[:end])
+                    payload = payload[end:]
+                    self._rotate()
+                elif self._size > self._segment_bytes + LINE_LIMIT_BYTES:
+                    self._rotate()
+            self._write_all(payload)
+        except OSError as error:
+            self._refused(error, payload)
+
+    def _write_all(self, payload: bytes) -> None:
+        view = memoryview(payload)
+        while view:
+            count = os.write(self._descriptor, view)
+            self._size += count
+            self.written_bytes += count
+            view = view[count:]
+
+    def _ends_line(self) -> bool:
+        return self._size == 0 or os.pread(self._descriptor, 1, self._size - 1) == b"\n"
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self._path, flags, 0o600)
+        self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def _rotate(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+        oldest = self._segments - 1
+        for path, number in segment_files(self._path):
+            if number >= max(oldest, 1):
+                path.unlink(missing_ok=True)
+        for number in range(oldest - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+        if oldest:
+            os.replace(self._path, f"{self._path}.1")
+        else:
+            self._path.unlink(missing_ok=True)
+        self._open()
+
+    def _refused(self, error: OSError, payload: bytes) -> int:
+        self._why = error.strerror or str(error)
+        self._retry_at_s = time.monotonic() + RETRY_S
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        return self._drop(payload)
+
+    def _drop(self, payload: bytes) -> int:
+        self.dropped_bytes += len(payload)
+        self._untold_bytes += len(payload)
+        return len(payload)
+
+    def _tell_gap(self) -> None:
+        start = "" if self._ends_line() else "\n"
+        text = f"{start}[hsu: {self._untold_bytes} bytes of output were lost here: {self._why}]\n"
+        before = self._size
+        try:
+            self._write_all(text.encode())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, before)
+            raise
+        self._untold_bytes = 0
+
+    def close_idle(self) -> None:
+        """Give the descriptor back; the next output opens the file again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def segment_files(path: Path) -> list[tuple[Path, int]]:
+    """Return the full segments of a stream as (path, number), oldest (highest number) first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            tail = name.removeprefix(f"{path.name}.")
+            if tail != name and tail.isdigit():
+                found.append((path.parent / name, int(tail)))
+    return sorted(found, key=lambda item: -item[1])
+
+
+def grow_pipe(pipe: int) -> None:
+    """Let a busy pipe hold more, so that its writer and we take fewer turns. A refusal does not matter."""
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, SPLICE_BYTES)
+
+
+def _available(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
+
+
+def _read(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, CHUNK_BYTES)
+    except BlockingIOError:
+        return b""

@@ -1,0 +1,413 @@
+"""The loop of the agent: view, plan, apply, one instance at a time, only when something happened to it.
+
+Events (orders, exits, probe outcomes, timers) mark instances; `_turn` plans the marked ones and applies the
+steps, for a few milliseconds at a time, so that a thousand starts never keep heartbeats waiting. All calls
+are made from the event loop's thread. Decisions live in `hsu_agent.planning`; what to do with the system in
+`hsu_agent.host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from hsu_agent import adopt
+from hsu_agent.host.base import Host
+from hsu_agent.launch import Preparer
+from hsu_agent.ledger import Ledger, Run
+from hsu_agent.logs.capture import Capture
+from hsu_agent.metrics import AgentMetrics
+from hsu_agent.planning import health as health_rules
+from hsu_agent.planning import observed as changes
+from hsu_agent.planning import reconcile
+from hsu_agent.planning.health import Outcome, ProbeKind
+from hsu_agent.planning.observed import Desired, Observed
+from hsu_agent.probes.runner import ProbeRunner
+from hsu_core.model.assignment import InstanceStatus, LastExit
+from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.lifecycle import ALIVE, State
+from hsu_core.runtime.tasks import Wake
+
+log = logging.getLogger(__name__)
+
+TURN_BUDGET_S = 0.005
+"""Longest that one turn plans and starts before everybody else gets the loop."""
+
+STEPS_LIMIT = 16
+"""Most steps an instance takes in a row; more means that the plan goes in circles."""
+
+OnChange = Callable[[InstanceId], None]
+
+
+class Supervisor:
+    """Keeps the processes of this host as ordered. `node` is our name in reports."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        host: Host,
+        ledger: Ledger,
+        capture: Capture,
+        preparer: Preparer,
+        metrics: AgentMetrics,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._node = node
+        self._host = host
+        self._ledger = ledger
+        self._capture = capture
+        self._preparer = preparer
+        self._metrics = metrics
+        self._tasks = tasks
+        self._probes = ProbeRunner(preparer, tasks, self._on_outcome)
+        self._loop = asyncio.get_running_loop()
+        self._desired: dict[InstanceId, Desired] = {}
+        self._spec_keys: dict[InstanceId, str] = {}
+        self._observed: dict[InstanceId, Observed] = {}
+        self._marked: dict[InstanceId, None] = {}
+        self._is_turn_due = False
+        self._timers: list[tuple[float, InstanceId]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._emptied: set[InstanceId] = set()
+        self._forgotten = Wake()
+        self._killing: dict[InstanceId, asyncio.Task[None]] = {}
+        self._run_number = 0
+        self._run_prefix = f"{os.getpid():x}-{time.time_ns():x}"
+        self._is_closed = False
+        self.on_change: OnChange = lambda instance: None
+
+    # -- what others ask --------------------------------------------------------------------------
+
+    @property
+    def desired(self) -> Mapping[InstanceId, Desired]:
+        """Return the orders in force."""
+        return self._desired
+
+    @property
+    def observed(self) -> Mapping[InstanceId, Observed]:
+        """Return the instances of this host."""
+        return self._observed
+
+    def status(self, instance: InstanceId) -> InstanceStatus | None:
+        """Return what is reported of an instance, or None if it is gone."""
+        observed = self._observed.get(instance)
+        if observed is None:
+            return None
+        return changes.status_of(observed, self._desired.get(instance), self._node)
+
+    def statuses(self) -> tuple[InstanceStatus, ...]:
+        """Return what is reported of all instances."""
+        found = (self.status(instance) for instance in sorted(self._observed))
+        return tuple(status for status in found if status is not None)
+
+    def send_signal(self, instance: InstanceId, name: str) -> None:
+        """Send a signal to a running instance. Raises NotFound, Conflict, ProcessError."""
+        observed = self._observed.get(instance)
+        if observed is None:
+            raise NotFound(f"signal {instance}", f"it is not on node {self._node}")
+        if observed.process is None or not observed.is_alive or not self._host.signal(observed.process, name):
+            raise Conflict(f"signal {instance}", f"it is {observed.state} and has no process", "start it first")
+
+    # -- orders -----------------------------------------------------------------------------------
+
+    def put_order(self, order: Desired, spec_key: str) -> None:
+        """Obey an order from now on. The caller has written it to the ledger."""
+        instance = order.assignment.instance
+        self._desired[instance] = order
+        self._spec_keys[instance] = spec_key
+        self.mark(instance)
+
+    def drop_order(self, instance: InstanceId) -> None:
+        """Stop an instance that is no longer assigned."""
+        if self._desired.pop(instance, None) is not None:
+            self.mark(instance)
+
+    def load(self) -> None:
+        """Take over what an earlier agent left: orders from the ledger, processes by their identity."""
+        remembered = self._ledger.remembered()
+        self._desired = dict(remembered.orders)
+        self._spec_keys |= {instance: order.spec.key for instance, order in remembered.orders.items()}
+        taken = adopt.take_over(remembered, self._host.find_marked(), self._host.boot_id)
+        for instance, observed in taken.observed.items():
+            self._observed[instance] = observed
+            if observed.order is not None:
+                self._spec_keys.setdefault(instance, observed.order.spec.key)
+        now_s, at = time.monotonic(), time.time()
+        for instance, process in taken.processes.items():
+            observed = self._observed[instance]
+            run = process.run
+            if self._host.watch(instance, process, lambda e, i=instance, r=run: self._on_exit(i, r, e)):  # type: ignore[misc]
+                self._observed[instance] = changes.adopted(observed, process, now_s, at)
+                self._ledger.put_process(instance, process)
+            else:
+                last_exit = self._host.exit_of(process) or LastExit(
+                    at=at, reason="ended while no agent was running: its exit code is not known"
+                )
+                ended = changes.adopted(observed, process, now_s, at)
+                self._observed[instance] = changes.exited(ended, last_exit, now_s, random.random())
+        for instance in taken.observed.keys() | self._desired.keys():
+            self._attach(instance)
+            self.mark(instance)
+        if taken.observed:
+            count = sum(1 for found in self._observed.values() if found.is_alive)
+            log.info("took over %d running and %d other instances", count, len(taken.observed) - count)
+
+    def _attach(self, instance: InstanceId) -> None:
+        """Drain the pipes of an instance; its first start tells if that fails."""
+        observed, desired = self._observed.get(instance), self._desired.get(instance)
+        order = observed.order if observed is not None and observed.order is not None else desired
+        if order is None:
+            return
+        try:
+            self._capture.attach(instance, order.spec.worker.logs)
+        except ProcessError as error:
+            log.error("output of %s is not read: %s", instance, error)
+
+    # -- events -----------------------------------------------------------------------------------
+
+    def mark(self, instance: InstanceId) -> None:
+        """Plan this instance in the next turn."""
+        self._marked[instance] = None
+        if not self._is_turn_due and not self._is_closed:
+            self._is_turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _on_exit(self, instance: InstanceId, run: str, last_exit: LastExit) -> None:
+        observed = self._observed.get(instance)
+        if observed is None or observed.process is None or observed.process.run != run:
+            return
+        self._probes.stop(instance)
+        self._capture.drain_now(instance)
+        ended = changes.exited(observed, last_exit, time.monotonic(), random.random())
+        self._put(ended)
+        self._remember_end(ended)
+        if instance in self._emptied:
+            self._emptied.discard(instance)
+            self._tree_is_empty(instance)
+        self.mark(instance)
+
+    def _remember_end(self, observed: Observed) -> None:
+        is_open = observed.has_finished or observed.state is State.RESTARTING
+        state = str(observed.state) if is_open and observed.state is not State.STOPPING else adopt.IDLE
+        self._ledger.put_end(observed.instance, state, observed.last_exit, observed.failures)
+
+    def _on_outcome(self, instance: InstanceId, kind: ProbeKind, outcome: Outcome) -> None:
+        self._metrics.count_probe(kind, outcome.is_passed)
+        before = self._observed.get(instance)
+        if before is None:
+            return
+        after = changes.probed(before, kind, outcome, time.monotonic(), time.time())
+        if after is before:
+            return
+        self._put(after)
+        if (before.health.is_started, before.health.is_ready) != (after.health.is_started, after.health.is_ready):
+            self._ledger.put_health(instance, after.health.is_started, after.health.is_ready)
+            self._run_probes(after)
+        if not after.health.is_alive:
+            log.warning("%s is restarted: %s", instance, after.health.reason)
+            self.mark(instance)
+
+    def _wake_at(self, at_s: float, instance: InstanceId) -> None:
+        heapq.heappush(self._timers, (at_s, instance))
+        if self._timers[0][0] == at_s:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._timers and not self._is_closed:
+            wait_s = max(0.0, self._timers[0][0] - time.monotonic())
+            self._timer = self._loop.call_later(wait_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now_s = time.monotonic()
+        while self._timers and self._timers[0][0] <= now_s:
+            self.mark(heapq.heappop(self._timers)[1])
+        self._set_timer()
+
+    # -- view, plan, apply ------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Plan and apply marked instances until the budget of this turn is used up."""
+        self._is_turn_due = False
+        started_s = time.monotonic()
+        while self._marked and not self._is_closed:
+            instance = next(iter(self._marked))
+            del self._marked[instance]
+            try:
+                self._plan(instance)
+            except Bug:
+                log.exception("%s is left as it is", instance)  # one bad instance must not stop the others
+            if time.monotonic() - started_s > TURN_BUDGET_S and self._marked:
+                self._is_turn_due = True
+                self._loop.call_soon(self._turn)
+                return
+
+    def _plan(self, instance: InstanceId) -> None:
+        for _ in range(STEPS_LIMIT):
+            now_s = time.monotonic()
+            step = reconcile.plan_instance(instance, self._desired.get(instance), self._observed.get(instance), now_s)
+            if step.wake_at_s is not None:
+                self._wake_at(step.wake_at_s, instance)
+            if not step.actions:
+                return
+            for action in step.actions:
+                self._apply(action)
+        raise Bug(f"settle {instance}", f"its plan went on for {STEPS_LIMIT} steps")
+
+    def _put(self, observed: Observed) -> None:
+        """Hold the new value of an instance; tell the reporter if it shows."""
+        before = self._observed.get(observed.instance)
+        self._observed[observed.instance] = observed
+        if before is None or before.state is not observed.state or before.is_alive != observed.is_alive:
+            log.debug("%s is %s %s", observed.instance, observed.state, observed.reason)
+        self.on_change(observed.instance)
+
+    def _apply(self, action: reconcile.Action) -> None:
+        instance, at = action.instance, time.time()
+        if isinstance(action, reconcile.Register):
+            self._put(Observed(instance, changed_at=at))
+            return
+        observed = self._observed[instance]
+        if isinstance(action, reconcile.Spawn):
+            self._spawn(observed, action.order)
+        elif isinstance(action, reconcile.SignalStop):
+            self._signal_stop(observed, action)
+        elif isinstance(action, reconcile.KillTree):
+            self._kill_tree(observed)
+        elif isinstance(action, reconcile.Settle):
+            settled = changes.settled(observed, action.event, at)
+            self._put(settled)
+            self._remember_end(settled)
+        elif isinstance(action, reconcile.Renew):
+            self._renew(observed, action.order)
+        else:
+            self._forget(instance)
+
+    def _spawn(self, observed: Observed, order: Desired) -> None:
+        instance = observed.instance
+        started_s = time.monotonic()
+        self._run_number += 1
+        run = f"{self._run_prefix}-{self._run_number:x}"
+        spec_key = self._spec_keys.get(instance, order.spec.key)
+        restarts = observed.restarts + (1 if observed.failures else 0)
+        descriptors: tuple[int, ...] = ()
+        try:
+            self._capture.attach(instance, order.spec.worker.logs)
+            descriptors = self._capture.open_for_worker(instance)
+            launch = self._preparer.prepare(order, run, *descriptors)
+            self._ledger.put_intent(Run(instance, run, order, spec_key, restarts, observed.failures))
+            process = self._host.spawn(launch)
+            self._ledger.put_process(instance, process)
+        except HsuError as error:
+            log.warning("%s: %s", instance, error)
+            self._metrics.spawn_failures.inc()
+            failed = changes.spawn_failed(
+                observed, order, error.sentence, time.monotonic(), time.time(), random.random()
+            )
+            self._put(failed)
+            return
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        spawned = changes.spawned(observed, order, process, time.monotonic(), process.started_at)
+        if spawned.restarts > observed.restarts:
+            self._metrics.restarts.inc()
+        self._put(spawned)
+        if not self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, run, last_exit)):
+            raise Bug(f"watch {instance}", f"its process {process.pid} vanished before it was reaped")
+        self._run_probes(spawned)
+        self._metrics.spawn_seconds.observe(time.monotonic() - started_s)
+
+    def _run_probes(self, observed: Observed) -> None:
+        if observed.order is None or not observed.is_alive or observed.state not in ALIVE:
+            self._probes.stop(observed.instance)
+            return
+        kinds = health_rules.active(observed.order.spec.worker.health, observed.health)
+        self._probes.run(observed.instance, observed.order, kinds)
+
+    def _signal_stop(self, observed: Observed, action: reconcile.SignalStop) -> None:
+        instance = observed.instance
+        self._probes.stop(instance)
+        now_s = time.monotonic()
+        try:
+            if observed.process is not None:
+                self._host.signal(observed.process, action.signal)
+        except ProcessError as error:
+            log.warning("%s is killed after its grace: %s", instance, error)
+        self._put(
+            changes.stop_sent(observed, action.event, now_s + action.grace_s, now_s, random.random(), time.time())
+        )
+
+    def _kill_tree(self, observed: Observed) -> None:
+        instance, process = observed.instance, observed.process
+        if process is not None and not observed.is_alive and self._host.is_tree_empty(instance, process):
+            self._tree_is_empty(instance)
+            return
+        self._put(changes.killing(observed))
+        work = self._end_tree(instance)
+        self._killing[instance] = self._tasks.create_task(work, name=f"end all processes of {instance}")
+
+    async def _end_tree(self, instance: InstanceId) -> None:
+        observed = self._observed[instance]
+        try:
+            await self._host.end_tree(instance, observed.process)
+        finally:
+            del self._killing[instance]
+        if self._observed[instance].is_alive:
+            self._emptied.add(instance)  # it has ended too: its exit is about to be delivered
+            return
+        self._tree_is_empty(instance)
+
+    def _tree_is_empty(self, instance: InstanceId) -> None:
+        before = self._observed[instance]
+        observed = changes.tree_empty(before, time.time())
+        self._put(observed)
+        if observed.state is not before.state:
+            self._remember_end(observed)
+        self.mark(instance)
+
+    def _renew(self, observed: Observed, order: Desired) -> None:
+        instance = observed.instance
+        renewed = changes.renewed(observed, order)
+        self._put(renewed)
+        self._ledger.put_order_of_run(instance, order, self._spec_keys.get(instance, order.spec.key))
+        self._attach(instance)
+        self._run_probes(renewed)
+
+    def _forget(self, instance: InstanceId) -> None:
+        del self._observed[instance]
+        self._spec_keys.pop(instance, None)
+        self._probes.stop(instance)
+        self._capture.detach(instance)
+        self._preparer.forget(instance)
+        self._host.release(instance)
+        self._ledger.forget(instance)
+        self._forgotten.wake()
+        self.on_change(instance)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    async def stop_all(self) -> None:
+        """Stop every process and return when none is left; the orders stay in the ledger."""
+        self._desired.clear()
+        for instance in list(self._observed):
+            self.mark(instance)
+        while self._observed:
+            await self._forgotten.wait()
+
+    def close(self) -> None:
+        """Stop supervising; processes run on and the next agent finds them."""
+        self._is_closed = True
+        self._set_timer()
+        self._probes.close()
+        for task in self._killing.values():
+            task.cancel()

@@ -1,0 +1,270 @@
+"""What the agent holds of one instance, and how events change it. Pure.
+
+Every change of state goes through `advance`; the functions here are all of them. Times named `*_s`
+are monotonic, those named `*_at` are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hsu_agent.planning import health as health_rules
+from hsu_agent.planning import restart
+from hsu_agent.planning.health import Health, Outcome, ProbeKind
+from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.lifecycle import ALIVE, Event, State, advance
+from hsu_core.model.order import OrderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One order of the leader with the specification it refers to."""
+
+    assignment: Assignment
+    spec: OrderSpec
+
+    @property
+    def wants_process(self) -> bool:
+        """Return whether a process is to run."""
+        return not self.assignment.is_stopped and self.spec.worker.is_enabled
+
+    def needs_other_process_than(self, other: Desired) -> bool:
+        """Return whether a process started for `other` does not serve this order."""
+        mine, its = self.assignment, other.assignment
+        return (mine.spec_hash, mine.generation) != (its.spec_hash, its.generation) or mine.ports != its.ports
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who a process is: a number alone is not an identity. `start_time` is in clock ticks since boot."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+    run: str = ""
+    started_at: float = 0.0
+
+
+NOT_STARTED = Health(is_ready=False)
+"""Of an instance with no process yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One instance on this host. `order` is what the latest start was made for.
+
+    `is_alive`: its first process is there. `is_tree_empty`: proven that none of its processes is there.
+    `failures`: ends in a row, for the back-off. `has_finished`: it ended by itself and is not to start again.
+    """
+
+    instance: InstanceId
+    state: State = State.REGISTERED
+    order: Desired | None = None
+    process: Process | None = None
+    is_alive: bool = False
+    is_tree_empty: bool = True
+    is_killing: bool = False
+    started_s: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    next_start_s: float = 0.0
+    stop_deadline_s: float | None = None
+    has_finished: bool = False
+    health: Health = NOT_STARTED
+    last_exit: LastExit | None = None
+    reason: str = ""
+    changed_at: float = 0.0
+
+
+def settled(observed: Observed, event: Event, at: float, reason: str = "") -> Observed:
+    """Return the instance after an event that needs nothing but the table."""
+    has_finished = observed.has_finished and event is not Event.STOP_REQUESTED
+    failures = 0 if event in (Event.START_REQUESTED, Event.STOP_REQUESTED, Event.RESTART_REQUESTED) else None
+    if event is Event.START_REQUESTED and not observed.health.is_alive:
+        failures = None  # a restart that its own health asked for: the back-off goes on
+    return replace(
+        observed,
+        state=advance(observed.state, event),
+        has_finished=False if event is Event.START_REQUESTED else has_finished,
+        failures=observed.failures if failures is None else failures,
+        next_start_s=observed.next_start_s if failures is None else 0.0,
+        reason=reason,
+        changed_at=at,
+    )
+
+
+def renewed(observed: Observed, order: Desired) -> Observed:
+    """Return the instance held to a newer order; a stop forgets that it had finished by itself."""
+    return replace(observed, order=order, has_finished=observed.has_finished and order.wants_process)
+
+
+def spawned(observed: Observed, order: Desired, process: Process, now_s: float, at: float) -> Observed:
+    """Return the instance after a start; with no startup probe it is running at once."""
+    health = health_rules.begin(order.spec.worker.health)
+    state = advance(observed.state, Event.SPAWNED)
+    if health.is_started:
+        state = advance(state, Event.STARTED)
+    return replace(
+        observed,
+        state=state,
+        order=order,
+        process=process,
+        is_alive=True,
+        is_tree_empty=False,
+        is_killing=False,
+        started_s=now_s,
+        restarts=observed.restarts + (1 if observed.failures else 0),
+        next_start_s=0.0,
+        stop_deadline_s=None,
+        has_finished=False,
+        health=health,
+        reason=health.reason,
+        changed_at=at,
+    )
+
+
+def spawn_failed(observed: Observed, order: Desired, reason: str, now_s: float, at: float, jitter: float) -> Observed:
+    """Return the instance after a start that could not be made: it waits and tries again, for ever."""
+    failures = observed.failures + 1
+    wait_s = restart.backoff_s(order.spec.worker.restart, failures + 1, jitter)
+    return replace(
+        observed,
+        state=advance(observed.state, Event.SPAWN_FAILED),
+        order=order,
+        process=None,
+        failures=failures,
+        next_start_s=now_s + wait_s,
+        reason=f"{reason}; next try in {wait_s:.1f} s",
+        changed_at=at,
+    )
+
+
+def adopted(observed: Observed, process: Process, now_s: float, at: float) -> Observed:
+    """Return the instance whose process was found running by a new agent."""
+    ran_s = max(0.0, at - process.started_at) if process.started_at else 0.0
+    return replace(
+        observed,
+        state=advance(observed.state, Event.FOUND_RUNNING),
+        process=process,
+        is_alive=True,
+        is_tree_empty=False,
+        started_s=now_s - ran_s,
+        changed_at=at,
+    )
+
+
+def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float) -> Observed:
+    """Return the instance after the end of its first process; its policy decides what comes next."""
+    ended = replace(observed, is_alive=False, last_exit=last_exit, changed_at=last_exit.at)
+    if observed.state is State.STOPPING or observed.order is None or observed.state not in ALIVE:
+        return ended
+    spec = observed.order.spec.worker.restart
+    failures = restart.failures_after(spec, observed.failures, now_s - observed.started_s)
+    event = restart.verdict(spec, last_exit, failures)
+    text = describe_exit(last_exit)
+    if event is Event.EXITED_RETRY:
+        wait_s = restart.backoff_s(spec, failures + 1, jitter)
+        return replace(
+            ended,
+            state=advance(observed.state, event),
+            failures=failures + 1,
+            next_start_s=now_s + wait_s,
+            reason=f"{text}; starts again in {wait_s:.1f} s" if wait_s else f"{text}; starts again",
+        )
+    reason = text
+    if event is Event.EXITED_FAILED and not restart.has_retries_left(spec, failures):
+        reason = f"{text}; gave up after {failures} restarts in a row (restart.max_retries)"
+    return replace(ended, state=advance(observed.state, event), has_finished=True, failures=failures, reason=reason)
+
+
+def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float, jitter: float, at: float) -> Observed:
+    """Return the instance after the stop signal; an unhealthy one waits its back-off before the next start."""
+    changed = replace(
+        observed, state=advance(observed.state, event), stop_deadline_s=deadline_s, changed_at=at, is_killing=False
+    )
+    if event is Event.RESTART_REQUESTED and not observed.health.is_alive and observed.order is not None:
+        spec = observed.order.spec.worker.restart
+        failures = restart.failures_after(spec, observed.failures, now_s - observed.started_s)
+        return replace(
+            changed,
+            failures=failures + 1,
+            next_start_s=now_s + restart.backoff_s(spec, failures + 1, jitter),
+            has_finished=not restart.has_retries_left(spec, failures),
+            reason=observed.health.reason,
+        )
+    reason = "is being restarted" if event is Event.RESTART_REQUESTED else "is being stopped"
+    return replace(changed, reason=reason)
+
+
+def killing(observed: Observed) -> Observed:
+    """Return the instance while its tree is being killed: nothing else is done with it meanwhile."""
+    return replace(observed, is_killing=True)
+
+
+def tree_empty(observed: Observed, at: float) -> Observed:
+    """Return the instance after its last process has gone."""
+    empty = replace(observed, is_tree_empty=True, is_killing=False, is_alive=False)
+    if observed.state is not State.STOPPING:
+        return empty
+    reason = observed.reason if observed.has_finished else ""
+    return replace(
+        empty, state=advance(observed.state, Event.TREE_EMPTY), stop_deadline_s=None, reason=reason, changed_at=at
+    )
+
+
+def probed(observed: Observed, kind: ProbeKind, outcome: Outcome, now_s: float, at: float) -> Observed:
+    """Return the instance after one check (the same object if it changed nothing that is reported)."""
+    if observed.order is None or not observed.is_alive or observed.state is State.STOPPING:
+        return observed
+    health = health_rules.observe(observed.order.spec.worker.health, observed.health, kind, outcome, now_s)
+    state: State = observed.state
+    if health.is_started and state is State.STARTING:
+        state = advance(state, Event.STARTED)
+    is_same = state is observed.state and health.is_ready == observed.health.is_ready
+    changed_at = observed.changed_at if is_same else at
+    return replace(observed, state=state, health=health, reason=health.reason, changed_at=changed_at)
+
+
+def is_ready(observed: Observed) -> bool:
+    """Return whether the instance takes work."""
+    return observed.state is State.RUNNING and observed.is_alive and observed.health.is_ready
+
+
+def status_of(observed: Observed, desired: Desired | None, node: str) -> InstanceStatus:
+    """Return what is reported of the instance; it speaks of the order that its process was started for."""
+    order = observed.order or desired
+    if desired is not None and order is not None and not _has_process(observed):
+        order = desired
+    assignment = order.assignment if order is not None else None
+    has_process = observed.is_alive and observed.process is not None
+    return InstanceStatus(
+        instance=observed.instance,
+        node=node,
+        epoch=assignment.epoch if assignment else 0,
+        state=observed.state,
+        is_ready=is_ready(observed),
+        revision=assignment.revision if assignment else 0,
+        spec_hash=assignment.spec_hash if assignment else "",
+        generation=assignment.generation if assignment else 0,
+        pid=observed.process.pid if has_process and observed.process else None,
+        restarts=observed.restarts,
+        last_exit=observed.last_exit,
+        started_at=observed.process.started_at if has_process and observed.process else None,
+        ports=assignment.ports if assignment else (),
+        reason=observed.reason,
+        changed_at=observed.changed_at,
+    )
+
+
+def _has_process(observed: Observed) -> bool:
+    return observed.is_alive or not observed.is_tree_empty
+
+
+def describe_exit(last_exit: LastExit) -> str:
+    """Return the sentence about how a process ended."""
+    if last_exit.signal is not None:
+        return f"was ended by {last_exit.signal}"
+    if last_exit.code is not None:
+        return f"ended with code {last_exit.code}"
+    return last_exit.reason or "ended while nobody could see its exit code"

@@ -1,0 +1,21 @@
+"""How an instance is ended: signal, grace, kill of the whole tree, proof that it is empty. Pure."""
+
+from __future__ import annotations
+
+from hsu_agent.planning.observed import Desired, Observed
+from hsu_core.model.spec import StopSpec
+
+UNKNOWN_ORDER = StopSpec(grace_s=5.0)
+"""For a process whose specification is not known any more (it was found by its mark)."""
+
+
+def rule(order: Desired | None) -> StopSpec:
+    """Return the signal and grace of an order."""
+    return order.spec.worker.stop if order is not None else UNKNOWN_ORDER
+
+
+def is_kill_due(observed: Observed, now_s: float) -> bool:
+    """Return whether what is left of a stopping instance is to be killed: its first process ended or grace is over."""
+    if observed.is_tree_empty or observed.is_killing:
+        return False
+    return not observed.is_alive or observed.stop_deadline_s is None or now_s >= observed.stop_deadline_s

@@ -1,0 +1,123 @@
+"""Runs the probes of all instances: one task per probe, one check of it at a time, phases spread by chance."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hsu_agent.launch import Preparer
+from hsu_agent.planning.health import Outcome, ProbeKind, next_delay_s
+from hsu_agent.planning.observed import Desired
+from hsu_agent.probes.exec import check_exec
+from hsu_agent.probes.http import check_http
+from hsu_agent.probes.tcp import check_tcp
+from hsu_core.model.errors import HsuError
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.spec import ExecCheck, HttpCheck, Probe, TcpCheck
+
+OnOutcome = Callable[[InstanceId, ProbeKind, Outcome], None]
+
+SPREAD_S = 0.02
+"""Most that the first check of a probe is put off by chance; later ones drift apart by 5 % of their period."""
+
+PERIOD_JITTER = 0.05
+
+CONCURRENCY = 64
+"""Checks under way at once over all instances: a thousand slow endpoints must not become a thousand sockets."""
+
+
+@dataclass(slots=True)
+class _Probed:
+    order: Desired
+    tasks: dict[ProbeKind, asyncio.Task[None]] = field(default_factory=dict)
+
+
+class ProbeRunner:
+    """Owns the probe tasks. They live in the caller's task group and end with it."""
+
+    def __init__(self, preparer: Preparer, tasks: asyncio.TaskGroup, on_outcome: OnOutcome) -> None:
+        self._preparer = preparer
+        self._tasks = tasks
+        self._on_outcome = on_outcome
+        self._probed: dict[InstanceId, _Probed] = {}
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    def run(self, instance: InstanceId, order: Desired, kinds: tuple[ProbeKind, ...]) -> None:
+        """Run exactly these probes for an instance; those that run already for the same order go on."""
+        probed = self._probed.get(instance)
+        if probed is not None and (probed.order is not order or not kinds):
+            self.stop(instance)
+            probed = None
+        if not kinds:
+            return
+        if probed is None:
+            probed = self._probed[instance] = _Probed(order)
+        for kind in [present for present in probed.tasks if present not in kinds]:
+            probed.tasks.pop(kind).cancel()
+        health = order.spec.worker.health
+        for kind in kinds:
+            probe = {"startup": health.startup, "readiness": health.readiness, "liveness": health.liveness}[kind]
+            if kind not in probed.tasks and probe is not None:
+                work = self._repeat(instance, order, kind, probe)
+                probed.tasks[kind] = self._tasks.create_task(work, name=f"{kind} probe of {instance}")
+
+    def stop(self, instance: InstanceId) -> None:
+        """End the probes of an instance."""
+        probed = self._probed.pop(instance, None)
+        for task in probed.tasks.values() if probed is not None else ():
+            task.cancel()
+
+    def close(self) -> None:
+        """End all probes."""
+        for instance in list(self._probed):
+            self.stop(instance)
+
+    async def _repeat(self, instance: InstanceId, order: Desired, kind: ProbeKind, probe: Probe) -> None:
+        await asyncio.sleep(probe.initial_delay_s + random.uniform(0, SPREAD_S))
+        tries, has_passed = 0, False
+        while True:
+            async with self._slots:
+                outcome = await self.check(order, probe)
+            self._on_outcome(instance, kind, outcome)
+            has_passed = has_passed or outcome.is_passed
+            delay_s = next_delay_s(probe, tries, has_passed)
+            tries += 1
+            await asyncio.sleep(delay_s * random.uniform(1 - PERIOD_JITTER, 1 + PERIOD_JITTER))
+
+    async def check(self, order: Desired, probe: Probe) -> Outcome:
+        """Return the outcome of one check, within its time limit."""
+        try:
+            async with asyncio.timeout(probe.timeout_s):
+                return await self._check(order, probe)
+        except TimeoutError:
+            return Outcome(False, f"no answer within {probe.timeout_s:g} s")
+        except HsuError as error:
+            return Outcome(False, error.sentence)
+
+    async def _check(self, order: Desired, probe: Probe) -> Outcome:
+        check = probe.check
+        if isinstance(check, TcpCheck):
+            return await check_tcp(check.host, _port(order, check.port))
+        if isinstance(check, HttpCheck):
+            url = self._preparer.render(order, check.url)
+            if not url:
+                path = self._preparer.render(order, check.path).lstrip("/")
+                url = f"http://127.0.0.1:{_port(order, check.port)}/{path}"
+            headers = tuple((name, self._preparer.render(order, value)) for name, value in check.headers)
+            return await check_http(url, check.method, headers)
+        if isinstance(check, ExecCheck):
+            command = [self._preparer.render(order, text) for text in check.command]
+            base = order.spec.base_directory
+            directory = base if base and os.path.isdir(base) else "/"
+            return await check_exec(command, self._preparer.environment(order), directory)
+        return Outcome(True, "process: alive")
+
+
+def _port(order: Desired, port: str | int) -> int:
+    """Return the number of a port given by name or number (0, which nobody listens on, if there is no such name)."""
+    if isinstance(port, int):
+        return port
+    return int(port) if port.isdigit() else dict(order.assignment.ports).get(port, 0)

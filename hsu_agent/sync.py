@@ -1,0 +1,353 @@
+"""The session with the leader: dial, obey, report, beat. With no master in reach the ledger's orders go on.
+
+Until the first full orders of a session have come, those of the ledger are in force; then everything that is
+not among them is stopped. A lower term, or a lower epoch of a slot, is refused: it comes from a leader that
+was replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from hsu_agent.asks import Asks
+from hsu_agent.ledger import Ledger
+from hsu_agent.logs.capture import Capture
+from hsu_agent.loop import Supervisor
+from hsu_agent.metrics import AgentMetrics
+from hsu_agent.planning.observed import Desired
+from hsu_core.model.errors import HsuError
+from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.settings import AgentSettings
+from hsu_core.runtime.tasks import Wake
+from hsu_core.wire import frames
+from hsu_core.wire.codec import FRAME_LIMIT_BYTES
+
+log = logging.getLogger(__name__)
+
+SESSION_PATH = "/v1/session"
+
+RETRY_BASE_S = 0.1
+RETRY_CEILING_S = 5.0
+"""Waits between dials; doubled and spread by chance, so that a fleet does not come back in one moment."""
+
+REFUSED_RETRY_S = 30.0
+"""Wait after a final refusal: only a person can mend it, and then it should not need a restart."""
+
+HOPS_LIMIT = 3
+"""Redirects followed at once; more means that masters point at each other while nobody leads."""
+
+FIRST_ANSWER_S = 10.0
+"""Longest wait for the connection, and for the answer to our Hello."""
+
+REPORT_LIMIT = 5_000
+"""Most statuses in one frame of changes: about 1.5 MB, below the limit of a frame."""
+
+
+class SessionEnded(Exception):
+    """The session cannot go on; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a dial ended. `urls`: dial these at once. `wait_s`: wait this long first. `text`: for the log."""
+
+    text: str = ""
+    urls: tuple[str, ...] = ()
+    wait_s: float | None = None
+    was_welcomed: bool = False
+
+
+class Sync:
+    """Holds at most one session, for as long as the agent runs."""
+
+    def __init__(
+        self,
+        *,
+        settings: AgentSettings,
+        hello: frames.Hello,
+        supervisor: Supervisor,
+        ledger: Ledger,
+        capture: Capture,
+        metrics: AgentMetrics,
+    ) -> None:
+        self._settings = settings
+        self._hello = hello
+        self._supervisor = supervisor
+        self._ledger = ledger
+        self._capture = capture
+        self._metrics = metrics
+        self._changed: set[InstanceId] = set()
+        self._reports = Wake()
+        self._specs: dict[str, Any] = {}
+        self._is_stopping_workers = False
+        supervisor.on_change = self._note_change
+
+    def _note_change(self, instance: InstanceId) -> None:
+        self._changed.add(instance)
+        self._reports.wake()
+
+    async def run(self, stop: asyncio.Event, *, is_stopping_workers: bool = False) -> None:
+        """Keep a session open until `stop` is set, then say good-bye."""
+        self._is_stopping_workers = is_stopping_workers
+        masters = deque(self._settings.masters)
+        masters.rotate(-random.randrange(max(1, len(masters))))
+        next_urls: deque[str] = deque()
+        delay_s, hops, last_text = RETRY_BASE_S, 0, ""
+        context = _tls(self._settings)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=FIRST_ANSWER_S)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            while not stop.is_set() and masters:
+                if not next_urls:
+                    next_urls.append(masters[0])
+                    masters.rotate(-1)
+                url = next_urls.popleft()
+                outcome = await self._dial(http, url, context, stop)
+                self._ledger.flush()
+                if outcome.was_welcomed:
+                    delay_s, hops = RETRY_BASE_S, 0
+                if outcome.urls and hops < HOPS_LIMIT:
+                    hops += 1
+                    next_urls = deque(outcome.urls)
+                    continue
+                if stop.is_set():
+                    return
+                if outcome.text and outcome.text != last_text:
+                    log.warning("no session with %s: %s; workers run on", url, outcome.text)
+                last_text = outcome.text
+                if next_urls:
+                    continue
+                hops = 0
+                wait_s = outcome.wait_s if outcome.wait_s is not None else delay_s
+                delay_s = min(RETRY_CEILING_S, delay_s * 2)
+                await _wait(stop, wait_s * random.uniform(0.5, 1.0))
+
+    async def _dial(
+        self, http: aiohttp.ClientSession, url: str, context: ssl.SSLContext | bool, stop: asyncio.Event
+    ) -> Outcome:
+        """Hold one session; return why it ended."""
+        try:
+            token = self._settings.token_file.read_text().strip()
+        except OSError as error:
+            return Outcome(f"cannot read token_file: {error}", wait_s=RETRY_CEILING_S)
+        session = _Session(self, stop)
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_S):
+                socket = await http.ws_connect(
+                    url.rstrip("/") + SESSION_PATH,
+                    headers={"authorization": f"Bearer {token}"},
+                    max_msg_size=FRAME_LIMIT_BYTES,
+                    ssl=context,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (401, 403):
+                text = f"the master refuses the token of {self._settings.token_file} (HTTP {error.status})"
+                return Outcome(f"{text}; put a node token of this cluster there", wait_s=RETRY_CEILING_S)
+            return Outcome(f"HTTP {error.status}")
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return Outcome(str(error) or type(error).__name__)
+        try:
+            return await session.hold(socket)
+        finally:
+            self._metrics.is_connected.set(0)
+            await socket.close()
+
+    # -- what a session needs ---------------------------------------------------------------------
+
+    @property
+    def hello(self) -> frames.Hello:
+        """Return our first frame."""
+        fields = {name: getattr(self._hello, name) for name in frames.Hello.__slots__}
+        return frames.Hello(**fields | {"incarnation": self._ledger.incarnation, "term": self._ledger.term})
+
+    def welcome(self, frame: frames.Welcome) -> None:
+        """Obey this leader from now on. Raises SessionEnded for one that was replaced."""
+        known = self._ledger.incarnation
+        if known and frame.incarnation != known:
+            log.warning(
+                "the cluster is another one than before (%s instead of %s): its orders replace the present ones",
+                frame.incarnation,
+                known,
+            )
+        elif frame.term < self._ledger.term:
+            raise SessionEnded(f"its term {frame.term} is older than {self._ledger.term}")
+        self._is_new_cluster = bool(known) and frame.incarnation != known
+        self._ledger.set_leader(frame.incarnation, frame.term)
+        self._specs = {}
+        self._metrics.is_connected.set(1)
+        self._metrics.sessions.inc()
+        log.info("session with leader %s, term %d", frame.leader, frame.term)
+
+    def obey(self, orders: frames.Orders) -> None:
+        """Take orders into the ledger, then into force. Raises SessionEnded if they cannot be obeyed."""
+        if orders.term < self._ledger.term:
+            raise SessionEnded(f"orders of term {orders.term}, which is older than {self._ledger.term}")
+        self._ledger.set_leader(self._ledger.incarnation, orders.term)
+        self._specs |= orders.specs
+        desired = self._supervisor.desired
+        named: set[InstanceId] = set()
+        for order in orders.orders:
+            instance = order.assignment.instance
+            named.add(instance)
+            present = desired.get(instance)
+            is_older = present is not None and order.assignment.epoch < present.assignment.epoch
+            if is_older and not (orders.is_full and self._is_new_cluster):
+                log.warning("an order of an older epoch is refused: %s epoch %d", instance, order.assignment.epoch)
+                continue
+            tree = self._specs.get(order.spec) or self._ledger.spec_tree(order.spec)
+            if tree is None:
+                raise SessionEnded(f"the specification {order.spec} was not sent")
+            try:
+                wanted = Desired(order.assignment, self._ledger.read_spec(order.spec, tree))
+            except HsuError as error:
+                log.error("an order cannot be read and the present one stays in force: %s: %s", instance, error)
+                continue
+            if wanted != present:
+                self._ledger.put_order(wanted, order.spec, tree)
+                self._supervisor.put_order(wanted, order.spec)
+        gone = set(desired) - named if orders.is_full else set(orders.removed)
+        for instance in sorted(gone):
+            self._ledger.drop_order(instance)
+            self._supervisor.drop_order(instance)
+        if orders.is_full:
+            self._is_new_cluster = False
+
+    def full_report(self) -> frames.Report:
+        """Return everything observed."""
+        self._changed.clear()
+        return frames.Report(self._supervisor.statuses(), is_full=True)
+
+    async def next_report(self) -> frames.Report:
+        """Return what has changed; waits until something has. Changes of one loop turn go together."""
+        while not self._changed:
+            await self._reports.wait()
+        await asyncio.sleep(0)
+        taken = [self._changed.pop() for _ in range(min(len(self._changed), REPORT_LIMIT))]
+        statuses = {instance: self._supervisor.status(instance) for instance in sorted(taken)}
+        gone = tuple(instance for instance, status in statuses.items() if status is None)
+        return frames.Report(tuple(status for status in statuses.values() if status is not None), gone)
+
+    _is_new_cluster = False
+
+
+class _Session:
+    """One WebSocket with one master."""
+
+    def __init__(self, sync: Sync, stop: asyncio.Event) -> None:
+        self._sync = sync
+        self._stop = stop
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    async def hold(self, socket: aiohttp.ClientWebSocketResponse) -> Outcome:
+        """Speak until one side ends it."""
+        self._socket = socket
+        welcome: frames.Welcome | None = None
+        try:
+            await self._send(self._sync.hello)
+            answer = await self._first(FIRST_ANSWER_S)
+            if isinstance(answer, frames.Redirect):
+                return Outcome("it does not lead", answer.urls, None if answer.urls else answer.retry_s)
+            if isinstance(answer, frames.Refuse):
+                wait_s = REFUSED_RETRY_S if answer.is_final else None
+                return Outcome(f"it refuses this node: {answer.text} [{answer.code}]", wait_s=wait_s)
+            if not isinstance(answer, frames.Welcome):
+                raise SessionEnded(f"its first frame is a {type(answer).__name__}")
+            self._sync.welcome(answer)
+            welcome = answer
+            await self._speak(answer)
+            return Outcome(was_welcomed=True)
+        except (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            return Outcome(str(error) or type(error).__name__, was_welcomed=welcome is not None)
+
+    async def _speak(self, welcome: frames.Welcome) -> None:
+        ended: list[BaseException] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._send(self._sync.full_report())
+                tasks.create_task(self._beat(welcome.beat_s), name="beat")
+                tasks.create_task(self._report(), name="report")
+                tasks.create_task(self._leave(), name="leave")
+                asks = Asks(self._sync._supervisor, self._sync._capture, tasks, self._send)
+                await self._listen(welcome.ttl_s, asks)
+        except* (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as group:
+            ended = list(group.exceptions)
+        if ended and not self._stop.is_set():
+            raise SessionEnded(str(ended[0]) or type(ended[0]).__name__)
+
+    async def _listen(self, ttl_s: float, asks: Asks) -> None:
+        while True:
+            frame = await self._receive(ttl_s)
+            if isinstance(frame, frames.Orders):
+                self._sync.obey(frame)
+            elif isinstance(frame, frames.Ask):
+                asks.begin(frame)
+            elif isinstance(frame, frames.Cancel):
+                asks.cancel(frame.id)
+            elif isinstance(frame, frames.Redirect):
+                raise SessionEnded("it does not lead any more")
+            elif isinstance(frame, frames.Refuse):
+                raise SessionEnded(f"it refuses this node: {frame.text} [{frame.code}]")
+
+    async def _beat(self, beat_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + beat_s
+        while True:
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+            self._sync._metrics.loop_lag_seconds.set(max(0.0, loop.time() - due_s))
+            due_s = max(due_s + beat_s, loop.time())
+            self._sync._ledger.flush()
+            await self._send(frames.Beat(time.monotonic()))
+
+    async def _report(self) -> None:
+        while True:
+            await self._send(await self._sync.next_report())
+
+    async def _leave(self) -> None:
+        await self._stop.wait()
+        await self._send(frames.Goodbye(self._sync._is_stopping_workers))
+        raise SessionEnded("the agent stops")
+
+    async def _first(self, wait_s: float) -> frames.Frame:
+        while True:
+            frame = await self._receive(wait_s)
+            if frame is not None:
+                return frame
+
+    async def _receive(self, ttl_s: float) -> frames.Frame | None:
+        """Return the next frame (None: of a kind we do not know). Silence of `ttl_s` ends the session."""
+        assert self._socket is not None
+        try:
+            async with asyncio.timeout(ttl_s):
+                message = await self._socket.receive()
+        except TimeoutError:
+            raise SessionEnded(f"it was silent for {ttl_s:g} s") from None
+        if message.type is not aiohttp.WSMsgType.BINARY:
+            reason = f" ({message.extra})" if message.extra else ""
+            raise SessionEnded(f"the connection was closed{reason}")
+        return frames.decode_frame(message.data)
+
+    async def _send(self, frame: frames.Frame) -> None:
+        assert self._socket is not None
+        await self._socket.send_bytes(frames.encode_frame(frame))
+
+
+def _tls(settings: AgentSettings) -> ssl.SSLContext | bool:
+    if settings.ca_file is None:
+        return True
+    return ssl.create_default_context(cafile=str(settings.ca_file))
+
+
+async def _wait(stop: asyncio.Event, wait_s: float) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await stop.wait()
+    except TimeoutError:
+        pass
