@@ -81,11 +81,12 @@ class WorkerDocument(TypedDict):
     restarts: int
     phase: str
     reason: str
+    text: str
     revision: int
 
 
 class AppDocument(TypedDict):
-    """An app. `phase`: what `planning.health` says of it; `text` is the sentence for people."""
+    """An app. `phase`: Healthy, Progressing, Degraded, Paused or Stopped; `text` is the sentence for people."""
 
     namespace: str
     app: str
@@ -107,7 +108,10 @@ class DeployDocument(AppDocument):
 
 
 class ChangeDocument(TypedDict):
-    """One difference a deploy would make. `action`: create, restart, update, scale, remove, none."""
+    """What a deploy would do to one worker. `action`: none, create, update (in place), restart, remove.
+
+    `text` counts instances ("3 to restart"), `fields` names what differs, as `execution.args`.
+    """
 
     worker: str
     action: str
@@ -115,14 +119,27 @@ class ChangeDocument(TypedDict):
     fields: list[str]
 
 
+class FieldDocument(TypedDict):
+    """One field that differs; null: not there."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
 class PlanDocument(TypedDict):
-    """What a deploy would do (`dry_run`). `unchanged`: nothing. `unplaced`: slots that would find no node."""
+    """What a deploy would do (`dry_run`). `unchanged`: nothing. `app_revision`: the present one (0: none).
+
+    `placements`: instances that would get a node, and which; `unplaced`: those that would find none, and why.
+    """
 
     namespace: str
     app: str
     app_revision: int
     unchanged: bool
     changes: list[ChangeDocument]
+    fields: list[FieldDocument]
+    placements: dict[str, str]
     unplaced: dict[str, str]
     warnings: list[FaultDocument]
     revision: int
@@ -222,9 +239,9 @@ class RemovedDocument(TypedDict):
 
 
 class NoticeDocument(TypedDict):
-    """Something changed up to `revision`: read it again. `kinds`: apps, instances, nodes, events.
+    """Something changed up to `revision`: read it again. `kinds`: apps, instances, nodes, events, cluster.
 
-    `apps` has "namespace/app" of the apps concerned; the first notice of a watch has no kinds.
+    `apps` has "namespace/app" of the apps concerned (empty: any); the first notice of a watch has no kinds.
     """
 
     revision: int
@@ -303,6 +320,10 @@ class SignalBody(TypedDict):
     """Body of signal: a name such as SIGHUP."""
 
     signal: str
+
+
+class EmptyBody(TypedDict):
+    """Body of a verb that needs nothing: none, or an empty object."""
 
 
 Manifest = dict[str, Any]

@@ -1,0 +1,354 @@
+"""Apps: deploy, plan, read, scale, restart, stop, start, remove. A revision and its app are one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hsu_cluster.api.calls import JSON_TYPE, YAML_TYPES, Answer, Call, list_document, no_such_app, page_request
+from hsu_cluster.api.documents import app_document, plan_document, revision_documents
+from hsu_cluster.api.problem import fault_documents
+from hsu_cluster.api.reading import EVERYTHING, Scope
+from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
+from hsu_cluster.client.documents import AppDocument, DeployDocument, RemovedDocument, ScaleBody, TargetBody
+from hsu_cluster.planning import intents
+from hsu_cluster.planning.explain import plan_deploy
+from hsu_core.model.assignment import AppRecord, Assignment, Revision
+from hsu_core.model.errors import Compacted, Conflict, InvalidInput, TooLarge
+from hsu_core.model.ids import AppId, TargetName
+from hsu_core.model.spec import AppSpec
+from hsu_core.store.base import VALUE_LIMIT_BYTES, Delete, Entry, Operation, Put, range_all
+from hsu_core.wire import keys
+from hsu_core.wire.codec import decode, encode
+from hsu_core.wire.manifest import ParsedManifest, content_hash, parse_manifest, spec_hash
+
+REVISIONS_KEPT = 20
+"""Revisions of an app that stay to be read and gone back to; those that instances still run stay too."""
+
+PARSE_TIMEOUT_S = 5.0
+"""The largest manifest takes about 2 s; the parser's own limits keep a hostile one below that."""
+
+TRIMMED_AT_ONCE = 100
+"""Most revisions trimmed in one deploy: they share the transaction's 128 operations."""
+
+FLOORS = keys.ROOT + "removed/"
+"""Keys of the RevisionFloors, `<ns>/<app>`: written when an app is removed, gone when it is deployed again."""
+
+
+# Reading
+
+
+async def list_apps(call: Call) -> Answer:
+    """Return the apps of the namespace in the path, or of all."""
+    namespace = call.namespace if "namespace" in call.request.match_info else call.query_name("namespace")
+    page = page_request(call)
+    reader = call.services.reader
+    reading = await reader.read(Scope(namespace), revision=page.revision)
+    unplaced = await reader.unplaced(reading)
+    now_s = call.services.clock()
+    items = [app_document(reading, app, unplaced, now_s) for app in sorted(reading.view.apps)]
+    return Answer(list_document(items, lambda item: (item["namespace"], item["app"]), page, reading.revision))
+
+
+async def list_workers(call: Call) -> Answer:
+    """Return the workers of all apps, of a namespace, or of one app."""
+    namespace, app = namespace_and_app(call)
+    page = page_request(call)
+    reader = call.services.reader
+    reading = await reader.read(Scope(namespace, app), revision=page.revision)
+    unplaced = await reader.unplaced(reading)
+    now_s = call.services.clock()
+    items = [
+        worker
+        for app_id in sorted(reading.view.apps)
+        for worker in sorted(app_document(reading, app_id, unplaced, now_s)["workers"], key=lambda item: item["id"])
+    ]
+    return Answer(
+        list_document(items, lambda item: (item["namespace"], item["app"], item["id"]), page, reading.revision)
+    )
+
+
+def namespace_and_app(call: Call) -> tuple[str | None, str | None]:
+    """Return the namespace and app that a list is limited to. Raises InvalidInput for an app without namespace."""
+    namespace, app = call.query_name("namespace"), call.query_name("app")
+    if app is not None and namespace is None:
+        raise InvalidInput("use query parameter app", "it needs a namespace", "add namespace=", code="input.query")
+    return namespace, app
+
+
+async def get_app(call: Call) -> Answer:
+    """Return one app."""
+    return Answer(await read_app(call, call.app))
+
+
+async def read_app(call: Call, app: AppId, revision: int | None = None) -> AppDocument:
+    """Return the document of an app as of now, or at `revision` if that is still kept. Raises NotFound."""
+    reader = call.services.reader
+    scope = Scope(app.namespace, app.app)
+    try:
+        reading = await reader.read(scope, revision=revision)
+    except Compacted:
+        reading = await reader.read(scope)
+    if app not in reading.view.apps:
+        raise no_such_app(app)
+    return app_document(reading, app, await reader.unplaced(reading), call.services.clock())
+
+
+async def list_revisions(call: Call) -> Answer:
+    """Return the revisions of an app, oldest first."""
+    app, page = call.app, page_request(call)
+    reading = await call.services.reader.read(Scope(app.namespace, app.app), revision=page.revision)
+    if app not in reading.view.apps:
+        raise no_such_app(app)
+    items = revision_documents(reading, app)
+    return Answer(list_document(items, lambda item: (f"{item['number']:010d}",), page, reading.revision))
+
+
+# Deploy
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionFloor:
+    """The last revision number of a removed app.
+
+    A number is never used twice, also not by an app of the same name: agents keep specifications by it.
+    """
+
+    number: int
+    at: float
+
+
+def floor_key(app: AppId) -> str:
+    """Return the key of an app's revision floor."""
+    return f"{FLOORS}{app.namespace}/{app.app}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """What the store has of an app: head, floor, revisions, and the numbers that assignments refer to."""
+
+    entry: Entry | None
+    record: AppRecord | None
+    floor: Entry | None
+    revisions: Sequence[Entry]
+    referenced: frozenset[int]
+
+    @property
+    def current(self) -> Revision | None:
+        """Return the current revision."""
+        if self.record is None:
+            return None
+        key = keys.revision(self.record.id, self.record.revision)
+        return next((decode(Revision, entry.value) for entry in self.revisions if entry.key == key), None)
+
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next revision."""
+        taken = [_number(entry) for entry in self.revisions]
+        if self.floor is not None:
+            taken.append(decode(RevisionFloor, self.floor.value).number)
+        return max(taken, default=0) + 1
+
+    def superseded(self) -> list[str]:
+        """Return the keys of revisions that may go when one is added."""
+        current = self.record.revision if self.record else 0
+        old = sorted(self.revisions, key=_number)[: -(REVISIONS_KEPT - 1)]
+        return [entry.key for entry in old if _number(entry) != current and _number(entry) not in self.referenced][
+            :TRIMMED_AT_ONCE
+        ]
+
+
+async def put_app(call: Call) -> Answer:
+    """Deploy the manifest in the body; with `dry_run` return what that would do."""
+    app = call.app
+    is_dry_run = call.query_flag("dry_run")
+    body = await call.read_text(YAML_TYPES | {JSON_TYPE})
+    parsed = await _parse(call, app, body)
+    if is_dry_run:
+        return await _plan(call, app, parsed)
+    committed = await commit(call, body, lambda: _deploy(call, app, parsed))
+    document: Any = await read_app(call, app, committed)
+    document["unchanged"] = committed is None
+    document["warnings"] = fault_documents(parsed.warnings)
+    return Answer(cast(DeployDocument, document))
+
+
+async def _parse(call: Call, app: AppId, body: bytes) -> ParsedManifest:
+    file = "manifest.json" if call.request.content_type == JSON_TYPE else "manifest.yaml"
+    if not body.strip():
+        raise InvalidInput("deploy", "the body is empty", "send the manifest, YAML or JSON", code="input.body")
+
+    def parse() -> ParsedManifest:
+        return parse_manifest(body, file=file, namespace=app.namespace, app=app.app, environment=None, read_file=None)
+
+    try:
+        async with asyncio.timeout(PARSE_TIMEOUT_S):
+            return await asyncio.to_thread(parse)
+    except TimeoutError:
+        raise TooLarge(
+            "read the manifest", f"that took more than {PARSE_TIMEOUT_S:g} s", "make it smaller", code="limit.manifest"
+        ) from None
+
+
+async def _plan(call: Call, app: AppId, parsed: ParsedManifest) -> Answer:
+    reading = await call.services.reader.read(EVERYTHING)
+    record = reading.view.apps.get(app)
+    revision = _revision(app, parsed.spec, (record.revision if record else 0) + 1, 0.0, "")
+    plan = await asyncio.to_thread(plan_deploy, reading.view, revision)
+    return Answer(plan_document(reading, app, plan, parsed.warnings))
+
+
+def _revision(app: AppId, spec: AppSpec, number: int, at_s: float, by: str) -> Revision:
+    hashes = tuple((worker.id, spec_hash(worker, spec.base_directory)) for worker in spec.workers)
+    return Revision(app, number, content_hash(spec), spec, hashes, at_s, by)
+
+
+async def _deploy(call: Call, app: AppId, parsed: ParsedManifest) -> Change:
+    """Return the change of a deploy: a new revision unless the content is the current one."""
+    present = await _read_present(call, app)
+    check_if_match(call, f"app {app}", present.entry)
+    now_s = call.services.clock()
+    current = present.current
+    revision = _revision(app, parsed.spec, present.next_number, now_s, call.principal.id)
+    is_new = current is None or current.content_hash != revision.content_hash
+    if current is not None and not is_new:
+        revision = current
+    record = intents.deploy(present.record, revision, deployed_at=now_s, deployed_by=call.principal.id)
+    if not is_new and present.record is not None and record.intents == present.record.intents:
+        return Change()
+    operations: list[Operation] = [Put(keys.app(app), _encoded(record, present.entry))]
+    compares = [unchanged(present.entry, keys.app(app))]
+    if is_new:
+        key = keys.revision(app, revision.number)
+        payload = encode(revision)
+        if len(payload) > VALUE_LIMIT_BYTES:
+            raise TooLarge(
+                f"deploy {app}", f"the revision has {len(payload)} bytes, the limit is {VALUE_LIMIT_BYTES}",
+                "shorten the files in the manifest", code="limit.revision",
+            )  # fmt: skip
+        compares += [unchanged(None, key), unchanged(present.floor, floor_key(app))]
+        operations.append(Put(key, payload))
+        if present.floor is not None:
+            operations.append(Delete(floor_key(app)))
+        operations += [Delete(old) for old in present.superseded()]
+        text = f"revision {revision.number} of {app} was deployed"
+    else:
+        text = f"revision {revision.number} of {app} was deployed again: earlier scaling is taken back"
+    made = event(call, "Deployed", str(app), text, namespace=app.namespace, app=app.app)
+    return Change(compares, operations, made)
+
+
+async def _read_present(call: Call, app: AppId) -> _Present:
+    store = call.services.store
+    entry = await store.get(keys.app(app))
+    revisions = (await range_all(store, keys.revisions(app))).entries
+    referenced: frozenset[int] = frozenset()
+    if len(revisions) >= REVISIONS_KEPT:
+        assignments = await range_all(store, keys.assignments(app))
+        referenced = frozenset(decode(Assignment, item.value).revision for item in assignments.entries)
+    floor = await store.get(floor_key(app)) if entry is None else None
+    record = decode(AppRecord, entry.value) if entry is not None else None
+    return _Present(entry, record, floor, revisions, referenced)
+
+
+def _number(entry: Entry) -> int:
+    return int(keys.parts(entry.key)[-1])
+
+
+def _encoded(record: AppRecord, previous: Entry | None) -> bytes:
+    return encode(record, over=previous.value if previous is not None else None)
+
+
+# Changes of what people ask
+
+
+Edit = Callable[[AppRecord, AppSpec], AppRecord]
+
+
+async def scale(call: Call) -> Answer:
+    """Set the number of instances of a worker."""
+    app, worker = call.app, call.worker
+    body = await call.read_body(ScaleBody)
+    text = f"worker {worker} of {app} was scaled to {body['replicas']}"
+    return await _edit(
+        call, app, lambda record, spec: intents.scale(record, spec, worker, body["replicas"]), "Scaled", text
+    )
+
+
+async def restart(call: Call) -> Answer:
+    """Restart an app, a worker or an instance."""
+    return await _verb(call, intents.restart, "RestartRequested", "is to be restarted")
+
+
+async def stop(call: Call) -> Answer:
+    """Stop an app, a worker or an instance until it is started again."""
+    return await _verb(call, intents.stop, "StopRequested", "is to be stopped")
+
+
+async def start(call: Call) -> Answer:
+    """Start what was stopped."""
+    return await _verb(call, intents.start, "StartRequested", "is to be started")
+
+
+async def _verb(
+    call: Call, edit: Callable[[AppRecord, AppSpec, TargetName], AppRecord], code: str, what: str
+) -> Answer:
+    app = call.app
+    body = await call.read_body(TargetBody)
+    worker, slot = body.get("worker"), body.get("slot")
+    if slot is not None and (worker is None or slot < 0):
+        raise InvalidInput(
+            "use the body", f"slot {slot} names no instance", "give the worker too, and count from 0", code="input.body"
+        )
+    target = TargetName(app.app, worker, slot)
+    named = str(app) + (f"/{worker}" if worker else "") + (f".{slot}" if slot is not None else "")
+    return await _edit(call, app, lambda record, spec: edit(record, spec, target), code, f"{named} {what}")
+
+
+async def _edit(call: Call, app: AppId, edit: Edit, code: str, text: str) -> Answer:
+    async def compute() -> Change:
+        store = call.services.store
+        entry = await store.get(keys.app(app))
+        check_if_match(call, f"app {app}", entry)
+        if entry is None:
+            raise no_such_app(app)
+        record = decode(AppRecord, entry.value)
+        revision = await store.get(keys.revision(app, record.revision))
+        if revision is None:
+            raise Conflict(
+                f"change app {app}", f"its revision {record.revision} is not in the store", "deploy it again",
+                code="conflict.revision-missing",
+            )  # fmt: skip
+        edited = edit(record, decode(Revision, revision.value).spec)
+        if edited == record:
+            return Change()
+        made = event(call, code, str(app), text, namespace=app.namespace, app=app.app)
+        return Change([unchanged(entry, keys.app(app))], [Put(keys.app(app), _encoded(edited, entry))], made)
+
+    committed = await commit(call, await call.request.read(), compute)
+    return Answer(await read_app(call, app, committed))
+
+
+async def delete_app(call: Call) -> Answer:
+    """Remove an app with its revisions: the leader then stops its instances."""
+    app = call.app
+
+    async def compute() -> Change:
+        entry = await call.services.store.get(keys.app(app))
+        check_if_match(call, f"app {app}", entry)
+        if entry is None:
+            raise no_such_app(app)
+        floor = RevisionFloor(decode(AppRecord, entry.value).revision, call.services.clock())
+        operations: list[Operation] = [
+            Delete(keys.app(app)),
+            Delete(keys.revisions(app), is_prefix=True),
+            Put(floor_key(app), encode(floor)),
+        ]
+        made = event(call, "Removed", str(app), f"app {app} was removed", namespace=app.namespace, app=app.app)
+        return Change([unchanged(entry, keys.app(app))], operations, made)
+
+    committed = await commit(call, b"", compute)
+    document: RemovedDocument = {"subject": str(app), "done": True, "revision": committed or 0}
+    return Answer(document)

@@ -1,0 +1,143 @@
+"""The API as one table: method, path, permission, handler, and what goes in and out.
+
+The server, the OpenAPI document and the tests of permissions are all made from it. A route without a known
+permission stops the start: nothing is ever open by omission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from hsu_cluster.api import apps, cluster, events, instances, nodes, watch
+from hsu_cluster.api.calls import Answer, Call
+from hsu_cluster.client import documents
+from hsu_cluster.planning.access import Permission
+from hsu_core.model.errors import Bug
+
+Handler = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+
+MANIFEST = "manifest"
+"""Body of a deploy: a manifest, YAML or JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query parameter; `kind` is a JSON schema type."""
+
+    name: str
+    summary: str
+    kind: str = "string"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row. `answer` is a document type or a media type; `is_stream`: no deadline.
+
+    `is_late_auth`: a request without Authorization header is let in to authenticate by its first message.
+    """
+
+    method: str
+    path: str
+    permission: Permission
+    handler: Handler
+    summary: str
+    answer: type[Any] | str
+    body: type[Any] | str | None = None
+    query: tuple[Query, ...] = ()
+    is_stream: bool = False
+    is_late_auth: bool = False
+
+    @property
+    def is_change(self) -> bool:
+        """Return whether it changes something: then If-Match and Idempotency-Key are heard."""
+        return self.method != "GET"
+
+
+def check_routes(routes: Sequence[Route]) -> None:
+    """Raise Bug for a route without a permission, or two with the same method and path."""
+    seen: set[tuple[str, str]] = set()
+    for route in routes:
+        name = f"{route.method} {route.path}"
+        if not isinstance(route.permission, Permission):
+            raise Bug("start the API", f"route {name} has no permission", "name one in its row")
+        if (route.method, route.path) in seen:
+            raise Bug("start the API", f"route {name} is there twice", "remove one row")
+        seen.add((route.method, route.path))
+
+
+_NAMESPACE = Query("namespace", "Only this namespace")
+_APP = Query("app", "Only this app (with namespace)")
+_PAGING = (
+    Query("limit", "Most items to answer, 1 to 500", "integer"),
+    Query("page", "The `next` of the page before"),
+)
+_LISTED = (_NAMESPACE, _APP, *_PAGING)
+_DRY_RUN = Query("dry_run", "Return the plan, change nothing", "boolean")
+_LOGS = (Query("tail", "Lines from the end", "integer"), Query("follow", "Go on with what comes", "boolean"))
+_WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, nodes, events, cluster"))
+_ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"
+_ONE_INSTANCE = _ONE_APP + "/instances/{instance}"
+_P, _D = Permission, documents
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/healthz", _P.PUBLIC, cluster.healthz, "Is the process alive", _D.HealthDocument),
+    Route("GET", "/readyz", _P.PUBLIC, cluster.readyz, "Can this master serve", _D.HealthDocument),
+    Route("GET", "/openapi.json", _P.READ, cluster.get_openapi, "This description", "application/json"),
+    Route("GET", "/metrics", _P.READ, cluster.get_metrics, "Metrics for Prometheus", "text/plain"),
+    Route("GET", "/v1/cluster", _P.READ, cluster.get_cluster, "Leader, masters and store", _D.ClusterDocument),
+    Route("GET", "/v1/session", _P.NODE, cluster.serve_session, "WebSocket of an agent", "websocket", is_stream=True),
+    Route(
+        "GET", "/v1/watch", _P.READ, watch.watch, "WebSocket of change notices", "websocket",
+        query=_WATCHED, is_stream=True, is_late_auth=True,
+    ),
+    Route("GET", "/v1/events", _P.READ, events.list_events, "Events, newest first", _D.EventList, query=_LISTED),
+    Route("GET", "/v1/apps", _P.READ, apps.list_apps, "All apps", _D.AppList, query=(_NAMESPACE, *_PAGING)),
+    Route("GET", "/v1/workers", _P.READ, apps.list_workers, "All workers", _D.WorkerList, query=_LISTED),
+    Route("GET", "/v1/instances", _P.READ, instances.list_instances, "All instances", _D.InstanceList, query=_LISTED),
+    Route(
+        "GET", "/v1/namespaces/{namespace}/apps", _P.READ, apps.list_apps, "Apps of a namespace", _D.AppList,
+        query=_PAGING,
+    ),
+    Route("GET", _ONE_APP, _P.READ, apps.get_app, "One app", _D.AppDocument),
+    Route(
+        "PUT", _ONE_APP, _P.WRITE, apps.put_app, "Deploy a manifest", _D.DeployDocument, MANIFEST, query=(_DRY_RUN,)
+    ),
+    Route("DELETE", _ONE_APP, _P.WRITE, apps.delete_app, "Remove an app", _D.RemovedDocument),
+    Route(
+        "GET", _ONE_APP + "/revisions", _P.READ, apps.list_revisions, "Revisions, oldest first", _D.RevisionList,
+        query=_PAGING,
+    ),
+    Route(
+        "GET", _ONE_APP + "/instances", _P.READ, instances.list_app_instances, "Instances of an app", _D.InstanceList,
+        query=_PAGING,
+    ),
+    Route(
+        "POST", _ONE_APP + "/workers/{worker}/scale", _P.WRITE, apps.scale, "Set the number of instances",
+        _D.AppDocument, _D.ScaleBody,
+    ),
+    Route("POST", _ONE_APP + "/restart", _P.WRITE, apps.restart, "Restart", _D.AppDocument, _D.TargetBody),
+    Route("POST", _ONE_APP + "/stop", _P.WRITE, apps.stop, "Stop until started", _D.AppDocument, _D.TargetBody),
+    Route("POST", _ONE_APP + "/start", _P.WRITE, apps.start, "Start what was stopped", _D.AppDocument, _D.TargetBody),
+    Route(
+        "GET", _ONE_INSTANCE + "/logs", _P.READ, instances.read_logs, "Log of an instance", "text/plain",
+        query=_LOGS, is_stream=True,
+    ),
+    Route(
+        "POST", _ONE_INSTANCE + "/signal", _P.WRITE, instances.signal, "Signal its process group",
+        _D.RemovedDocument, _D.SignalBody,
+    ),
+    Route("GET", "/v1/nodes", _P.READ, nodes.list_nodes, "All nodes", _D.NodeList, query=_PAGING),
+    Route("GET", "/v1/nodes/{node}", _P.READ, nodes.get_node, "One node", _D.NodeDocument),
+    Route("POST", "/v1/nodes/{node}/cordon", _P.ADMIN, nodes.cordon, "Place nothing more on it", _D.NodeDocument,
+          _D.EmptyBody),
+    Route("POST", "/v1/nodes/{node}/drain", _P.ADMIN, nodes.drain, "Move its instances off", _D.NodeDocument,
+          _D.EmptyBody),
+    Route("POST", "/v1/nodes/{node}/uncordon", _P.ADMIN, nodes.uncordon, "Take it back", _D.NodeDocument,
+          _D.EmptyBody),
+    Route("POST", "/v1/nodes/{node}/remove", _P.ADMIN, nodes.remove, "Forget a lost node", _D.RemovedDocument,
+          _D.EmptyBody),
+)  # fmt: skip
