@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hsu_core.model.errors import Fault
+from hsu_core.model.errors import Fault, InvalidManifest
 from hsu_core.wire.fields import nearest, shown
 from hsu_core.wire.tree import Document, Path, dotted
 
@@ -19,25 +19,55 @@ FAULT_LIMIT = 100
 
 
 class FaultList:
-    """Collects faults and warnings of one document."""
+    """Collects faults and warnings of one document, stage by stage.
 
-    def __init__(self, document: Document) -> None:
+    A later stage looks at what an earlier one left over, so its faults at or above a place that is
+    faulty already are consequences and are dropped (`end_stage`). Raises `error` when it is full.
+    """
+
+    def __init__(self, document: Document, what: str, error: type[InvalidManifest] = InvalidManifest) -> None:
         self.document = document
         self.faults: list[Fault] = []
         self.warnings: list[Fault] = []
+        self._what = what
+        self._error = error
+        self._paths: set[Path] = set()
+        self._touched: set[Path] = set()
+        self._unknown_in: set[Path] = set()
 
     def fault(self, path: Path, text: str, fix: str = "") -> None:
-        """Add a fault at `path`."""
-        if self.is_full:
+        """Add a fault at `path`. Raises the refusal when there are too many."""
+        if path in self._touched:
             return
-        fault = self._at(path, text, fix, "manifest.invalid")
+        self.add(self._at(path, text, fix, "manifest.invalid"))
+        self._paths.add(path)
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault that has its place already (in another file). Raises the refusal when there are too many."""
         if fault not in self.faults:
             self.faults.append(fault)
+        if len(self.faults) >= FAULT_LIMIT:
+            raise self.refusal()
 
     def warn(self, path: Path, text: str, fix: str = "", code: str = "manifest.not-carried-out") -> None:
         """Add a warning at `path`."""
         if len(self.warnings) < FAULT_LIMIT:
             self.warnings.append(self._at(path, text, fix, code))
+
+    def end_stage(self) -> None:
+        """From now on drop faults at or above the places that have one."""
+        self._touched |= {path[:length] for path in self._paths for length in range(1, len(path) + 1)}
+
+    def is_touched(self, path: Path) -> bool:
+        """Return whether an earlier stage found a fault at or below `path`, or an unknown key beside it."""
+        return path in self._touched or path[:-1] in self._unknown_in
+
+    def refusal(self) -> InvalidManifest:
+        """Return the error with every fault, in the order of the file."""
+        faults = sorted(self.faults, key=lambda fault: (fault.file != self.document.file, fault.line, fault.path))
+        count = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
+        more = " and perhaps more" if len(faults) >= FAULT_LIMIT else ""
+        return self._error(f"{self._what} {self.document.file}", count + more, "", faults=faults)
 
     def _at(self, path: Path, text: str, fix: str, code: str) -> Fault:
         return Fault(
@@ -49,46 +79,55 @@ class FaultList:
             code=code,
         )
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether further faults would not be kept: loops over a whole document end then."""
-        return len(self.faults) >= FAULT_LIMIT
-
-    def sorted_faults(self) -> list[Fault]:
-        """Return the faults in the order of the file."""
-        return sorted(self.faults, key=lambda fault: (fault.line, fault.path))
-
-    def check(self, model: type[_M]) -> _M | None:
-        """Return the document as `model`, or None after adding every fault of it."""
+    def check(self, model: type[_M], path: Path = ()) -> _M | None:
+        """Return the data at `path` as `model`, without the values that are wrong; None when that is not possible."""
+        data = self.document.data
+        for part in path:
+            data = data[part]
         try:
-            return model.model_validate(self.document.data)
+            return model.model_validate(data)
         except ValidationError as error:
-            for details in error.errors(include_url=False)[:FAULT_LIMIT]:
-                self._add(model, details)
+            wrong = error.errors(include_url=False)[:FAULT_LIMIT]
+        for details in wrong:
+            self._add(model, path, details)
+        try:
+            return model.model_validate(_without(data, [details["loc"] for details in wrong]))
+        except ValidationError:
             return None
 
-    def _add(self, model: type[BaseModel], details: ErrorDetails) -> None:
-        path = tuple(part for part in details["loc"] if part != "[key]")
-        kind, context = details["type"], details.get("ctx", {})
+    def _add(self, model: type[BaseModel], base: Path, details: ErrorDetails) -> None:
+        inner = tuple(part for part in details["loc"] if part != "[key]")
+        path = (*base, *inner)
+        kind, context, found = details["type"], details.get("ctx", {}), shown(details["input"])
         if kind == "wrong":
             self.fault(path, str(context.get("text", "")), str(context.get("fix", "")))
         elif kind == "extra_forbidden":
-            known = known_keys(model, path[:-1])
+            known = known_keys(model, inner[:-1])
             near = nearest(str(path[-1]), known)
             fix = f"did you mean {near}?" if near else f"known keys here: {', '.join(known)}"
             self.fault(path, f"unknown key {str(path[-1])[:60]!r}", fix)
+            self._unknown_in.add(path[:-1])
         elif kind == "missing":
             self.fault(path[:-1], f"key {path[-1]!r} is missing", f"add {path[-1]}")
         elif kind in ("model_type", "dict_type", "model_attributes_type"):
-            self.fault(
-                path, f"needs a map of keys, found {shown(details['input'])}", "write `key: value` lines below it"
-            )
+            self.fault(path, f"needs a map of keys, found {found}", "write `key: value` lines below it")
         elif kind == "list_type":
-            self.fault(
-                path, f"needs a list, found {shown(details['input'])}", "write `- item` lines below it, or [a, b]"
-            )
+            self.fault(path, f"needs a list, found {found}", "write `- item` lines below it, or [a, b]")
         else:
             self.fault(path, details["msg"])
+
+
+def _without(data: Any, places: list[tuple[int | str, ...]]) -> Any:
+    """Return a copy of the data without the values at `places`; a list goes as a whole, so that no index moves."""
+    if not isinstance(data, dict):
+        return data
+    here = {place[0] for place in places if len(place) == 1 or isinstance(place[1], int)}
+    below: dict[int | str, list[tuple[int | str, ...]]] = {}
+    for place in places:
+        below.setdefault(place[0], []).append(place[1:])
+    return {
+        key: _without(value, below[key]) if key in below else value for key, value in data.items() if key not in here
+    }
 
 
 _M = typing.TypeVar("_M", bound=BaseModel)

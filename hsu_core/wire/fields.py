@@ -119,7 +119,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         word = value.replace("_", "-") if isinstance(value, str) else value
         if word not in allowed:
-            raise wrong(f"{shown(value)} is not one of {', '.join(allowed)}", closest_fix(str(value), allowed))
+            raise wrong(f"{shown(value)} is not known here", closest_fix(str(value), allowed))
         return str(word)
 
     return convert
@@ -128,7 +128,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
 def closest_fix(word: str, allowed: tuple[str, ...] | list[str]) -> str:
     """Return the fix that names the nearest allowed word."""
     near = nearest(word, allowed)
-    return f"did you mean {near}?" if near else f"write {' or '.join(allowed[:6])}"
+    return f"did you mean {near}?" if near else f"write one of {', '.join(allowed[:12])}" if allowed else ""
 
 
 def nearest(word: str, allowed: tuple[str, ...] | list[str]) -> str:
@@ -139,11 +139,11 @@ def nearest(word: str, allowed: tuple[str, ...] | list[str]) -> str:
     return next((item for item in allowed if found and item.lower() == found[0]), "")
 
 
-def _named(what: str, check: Callable[[str], bool], rule: str) -> Callable[[Any], str]:
+def _named(check: Callable[[str], bool], rule: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         text = _text(value)
         if not check(text):
-            raise wrong(f"{shown(text)} is not a name of {what}", f"use {rule}, 1 to 64 of them")
+            raise wrong(f"{shown(text)} is not a name", f"use {rule}, 1 to 64 of them")
         return text
 
     return convert
@@ -185,8 +185,8 @@ def _pairs(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Boolean = Annotated[bool, BeforeValidator(_boolean)]
-Name = Annotated[str, BeforeValidator(_named("this kind", is_name, "letters, digits, `_` and `-`"))]
-NodeName = Annotated[str, BeforeValidator(_named("a node", is_node_name, "letters, digits, `.`, `_` and `-`"))]
+Name = Annotated[str, BeforeValidator(_named(is_name, "letters, digits, `_` and `-`"))]
+NodeName = Annotated[str, BeforeValidator(_named(is_node_name, "letters, digits, `.`, `_` and `-`"))]
 Duration = Annotated[float, BeforeValidator(quantity(parse_duration))]
 Size = Annotated[int, BeforeValidator(quantity(parse_size))]
 Cpu = Annotated[int, BeforeValidator(quantity(parse_cpu))]

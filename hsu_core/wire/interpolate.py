@@ -23,8 +23,12 @@ DEPTH_LIMIT = 32
 """Longest chain of variables that refer to variables."""
 
 
+REFERENCE_LIMIT = 20_000
+"""Most references within texts of one document: bounds the time that a hostile one can take."""
+
+
 class TooLong(Exception):
-    """The expanded texts are longer than a whole document may be."""
+    """The expanded texts are longer than a whole document may be, or the references too many."""
 
 
 class Interpolator:
@@ -41,6 +45,7 @@ class Interpolator:
         self._done: dict[str, Any] = {}
         self._open: list[str] = []
         self._left = SIZE_LIMIT_BYTES
+        self._references = 0
 
     def tree(self, value: Any, path: Path) -> Any:
         """Return a copy of the data with every text expanded; faults are collected."""
@@ -64,9 +69,10 @@ class Interpolator:
         manifest = self._found
         expanded: list[str] = []
         for number, line in enumerate(text.split("\n"), start=1):
-            self._found = FaultList(Document(None, file, {(): number}))
+            self._found = FaultList(Document(None, file, {(): number}), "read")
             expanded.append(text_of(self.text(line, ())))
-            manifest.faults += self._found.faults
+            for fault in self._found.faults:
+                manifest.add(fault)
         self._found = manifest
         self._spend("\n".join(expanded))
         return "\n".join(expanded)
@@ -78,6 +84,9 @@ class Interpolator:
         return value
 
     def _part(self, match: re.Match[str], path: Path) -> str:
+        self._references += 1
+        if self._references > REFERENCE_LIMIT:
+            raise TooLong
         if match.group() == "$${":
             return "${"
         if match.group(1) is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from hsu_core.model.errors import Fault, InvalidManifest
+from hsu_core.model.errors import Fault
 from hsu_core.model.ids import DEFAULT_NAMESPACE, is_name
 from hsu_core.model.spec import AppSpec
 from hsu_core.wire.dialects import resolve_dialect
@@ -22,7 +22,7 @@ from hsu_core.wire.hashes import content_hash, spec_hash
 from hsu_core.wire.interpolate import escape
 from hsu_core.wire.manifest_checks import check_workers
 from hsu_core.wire.manifest_convert import convert_worker
-from hsu_core.wire.manifest_models import ManifestModel
+from hsu_core.wire.manifest_models import ManifestModel, WorkerModel
 from hsu_core.wire.manifest_tree import as_written, inline_files, resolve_extends, resolve_variables
 from hsu_core.wire.tree import SIZE_LIMIT_BYTES, Document
 from hsu_core.wire.unit_convert import warn_keys
@@ -60,39 +60,49 @@ def parse_manifest(
     and `read_file` are None where they must not be used (a master). `base_directory` is the folder of
     the file, unless the file says another. `variables` win over the file's `vars`.
     """
-    found = FaultList(load_document(text, file))
+    found = FaultList(load_document(text, file), "use manifest")
     if not isinstance(found.document.data, dict):
         what = "is empty" if found.document.data is None else "is not a map of keys"
         found.fault((), f"the manifest {what}", "start with `workers:` and a list below it")
-        raise _refused(found)
+        raise found.refusal()
     resolve_dialect(found)
     expander = resolve_variables(found, environment, variables or {})
     resolve_extends(found)
     inline_files(found, expander, read_file)
+    found.end_stage()
     model = found.check(ManifestModel)
     if model is None:
-        raise _refused(found)
+        raise found.refusal()
+    workers = {index: found.check(WorkerModel, ("workers", index)) for index in range(len(model.workers))}
+    found.end_stage()
     identity = _identity(model, found, namespace, app)
-    spec = _specification(model, found, identity, model.base_directory or base_directory)
+    readable = {index: worker for index, worker in workers.items() if worker is not None}
+    spec = _specification(model, readable, found, identity, model.base_directory or base_directory)
     document = _document(found.document, spec)
     if len(json.dumps(document)) > SIZE_LIMIT_BYTES:
         found.fault((), f"the resolved manifest is larger than {SIZE_LIMIT_BYTES} bytes", "shorten the files in it")
     if found.faults:
-        raise _refused(found)
+        raise found.refusal()
     return ParsedManifest(spec, tuple(found.warnings), document)
 
 
-def _specification(model: ManifestModel, found: FaultList, identity: tuple[str, str], base_directory: str) -> AppSpec:
+def _specification(
+    model: ManifestModel,
+    readable: Mapping[int, WorkerModel],
+    found: FaultList,
+    identity: tuple[str, str],
+    base_directory: str,
+) -> AppSpec:
     warn_keys(model, ("master", "log_collection"), (), found)
-    workers = [convert_worker(worker, ("workers", index), found) for index, worker in enumerate(model.workers)]
+    workers = [convert_worker(worker, ("workers", index), found) for index, worker in readable.items()]
     spec = AppSpec(
         namespace=identity[0],
         app=identity[1],
         workers=tuple(worker for worker in workers if worker is not None),
         base_directory=base_directory,
-        explicit_replicas=tuple(sorted(worker.id for worker in model.workers if worker.replicas is not None)),
+        explicit_replicas=tuple(sorted(worker.id for worker in readable.values() if worker.replicas is not None)),
     )
-    check_workers(model, spec, found)
+    check_workers(readable, spec, found)
     return spec
 
 
@@ -112,9 +122,3 @@ def _identity(model: ManifestModel, found: FaultList, namespace: str | None, app
 def _document(document: Document, spec: AppSpec) -> dict[str, Any]:
     data = escape(as_written(document.data))
     return {**data, "namespace": spec.namespace, "app": spec.app, "base_directory": escape(spec.base_directory)}
-
-
-def _refused(found: FaultList) -> InvalidManifest:
-    count = len(found.faults)
-    why = f"{count} fault{'' if count == 1 else 's'}"
-    return InvalidManifest(f"use manifest {found.document.file}", why, "", faults=found.sorted_faults())

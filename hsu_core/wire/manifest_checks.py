@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hsu_core.model.ids import is_name
 from hsu_core.model.spec import AppSpec, Check, ExecCheck, HttpCheck, TcpCheck, WorkerSpec
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import closest_fix, nearest
-from hsu_core.wire.manifest_models import ManifestModel
+from hsu_core.wire.manifest_models import WorkerModel
 from hsu_core.wire.tree import Path
 
 _PORT_PLACEHOLDER = re.compile(r"\{port\.([^{}]{0,100})\}")
@@ -18,25 +18,18 @@ FILE_PATH_LIMIT = 255
 """Longest path of a configuration file, in characters: what every file system takes below a folder."""
 
 
-def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None:
-    """Add the faults between workers and within each."""
-    indexes: dict[str, int] = {}
-    for index, worker in enumerate(model.workers):
-        first = indexes.setdefault(worker.id, index)
-        if first != index:
-            line = found.document.line(("workers", first, "id"))
-            found.fault(("workers", index, "id"), f"worker {worker.id} is also in line {line}", "rename one")
+def check_workers(workers: Mapping[int, WorkerModel], spec: AppSpec, found: FaultList) -> None:
+    """Add the faults between workers and within each; `workers` has the readable ones by their place in the list."""
+    indexes = _indexes(found)
     names = list(indexes)
-    for index, worker in enumerate(model.workers):
-        if found.is_full:
-            return
+    for index, worker in workers.items():
         at: Path = ("workers", index)
-        for field, others in (
-            ("depends_on", list(worker.depends_on or {})),
-            ("anti_affinity", list((worker.placement.anti_affinity if worker.placement else None) or [])),
-            ("near", list((worker.placement.near if worker.placement else None) or [])),
+        placement = worker.placement
+        for where, others in (
+            ((*at, "depends_on"), list(worker.depends_on or {})),
+            ((*at, "placement", "anti_affinity"), list((placement.anti_affinity if placement else None) or [])),
+            ((*at, "placement", "near"), list((placement.near if placement else None) or [])),
         ):
-            where = (*at, field) if field == "depends_on" else (*at, "placement", field)
             for other in others:
                 if other not in indexes:
                     found.fault(where, f"there is no worker {other[:60]!r} in this app", closest_fix(other, names))
@@ -46,12 +39,25 @@ def check_workers(model: ManifestModel, spec: AppSpec, found: FaultList) -> None
                 found.fault((*at, "files", path), "the file has no content", "write `content:` or `template:`")
         _check_nesting(list(worker.files or {}), at, found)
         for other in worker.depends_on or {}:
-            if other in indexes and model.workers[indexes[other]].enabled is False:
+            target = workers.get(indexes.get(other, -1))
+            if target is not None and target.enabled is False:
                 text = f"{worker.id} waits for {other}, which is not enabled"
                 found.warn((*at, "depends_on"), text, "enable it, or remove the dependency", "manifest.suspicious")
     _check_circles(spec, indexes, found)
     for item in spec.workers:
         _check_ports(item, ("workers", indexes[item.id]), found)
+
+
+def _indexes(found: FaultList) -> dict[str, int]:
+    """Return the place of each worker id in the file, of faulty workers too; add a fault for a second one."""
+    indexes: dict[str, int] = {}
+    for index, raw in enumerate(found.document.data["workers"]):
+        worker_id = raw.get("id") if isinstance(raw, dict) else None
+        if isinstance(worker_id, str | int) and indexes.setdefault(str(worker_id), index) != index:
+            line = found.document.line(("workers", indexes[str(worker_id)], "id"))
+            text = f"worker {str(worker_id)[:64]} is also in line {line}"
+            found.fault(("workers", index, "id"), text, "rename one")
+    return indexes
 
 
 def _check_file_path(path: str, at: Path, found: FaultList) -> None:
@@ -91,13 +97,13 @@ def _check_circles(spec: AppSpec, indexes: dict[str, int], found: FaultList) -> 
                 chain = " -> ".join([*names[names.index(other) :], other])
                 path = ("workers", indexes[name], "depends_on")
                 found.fault(path, f"workers wait for each other: {chain[:500]}", "break the circle")
-                if found.is_full:
-                    return
             elif other not in done and other in needs:
                 trail[other] = iter(needs[other])
 
 
 def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
+    if found.is_touched((*at, "ports")):
+        return
     names = [port.name for port in worker.ports]
     numbers: dict[int, str] = {}
     for port in worker.ports:

@@ -233,13 +233,13 @@ class MasterBlock(Strict):
 
 
 class ManifestModel(Strict):
-    """A whole file after `vars`, `extends` and `templates` are resolved."""
+    """A whole file after `vars`, `extends` and `templates` are resolved; each worker is then a `WorkerModel`."""
 
     app: Name | None = None
     namespace: Name | None = None
     base_directory: Text | None = None
     vars: dict[str, Any] | None = None
     templates: dict[str, Any] | None = None
-    workers: list[WorkerModel]
+    workers: list[Any]
     master: MasterBlock | None = None
     log_collection: Any = None

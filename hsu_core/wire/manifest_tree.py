@@ -30,7 +30,9 @@ def resolve_variables(
     try:
         data = {key: value if key == "vars" else expander.tree(value, (key,)) for key, value in data.items()}
     except TooLong:
-        found.fault(("vars",), f"the variables expand to more than {SIZE_LIMIT_BYTES} bytes", "shorten them")
+        found.fault(
+            ("vars",), f"the variables expand to more than {SIZE_LIMIT_BYTES} bytes, or are too many", "shorten them"
+        )
     found.document = Document(data, found.document.file, found.document.lines)
     return expander
 

@@ -176,13 +176,14 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
     host = host or HostDefaults.detect()
     found = _read(text, file)
     model = found.check(_Master)
+    found.end_stage()
     if model is None:
-        raise _refused(found)
+        raise found.refusal()
     places = _Places(file, host)
     data_dir = places.path(model.data_dir) if model.data_dir else host.data_dir("hsu-cluster")
     _check_master(model, found)
     if found.faults:
-        raise _refused(found)
+        raise found.refusal()
     scheme = "https" if model.tls else "http"
     is_any = model.listen.host in ("", "0.0.0.0", "::")
     derived = f"{scheme}://{Listen(host.hostname, model.listen.port) if is_any else model.listen}"
@@ -262,17 +263,18 @@ def parse_agent_settings(
     host = host or HostDefaults.detect()
     found = _read(text, file)
     model = found.check(_Agent)
+    found.end_stage()
     if model is None:
-        raise _refused(found)
+        raise found.refusal()
     masters = tuple(model.masters or ())
     if needs_masters and not masters:
-        found.fault((), "no masters to join", "add masters: [https://master-1:7070]")
+        found.fault(("masters",), "no masters to join", "add masters: [https://master-1:7070]")
     for index, url in enumerate(masters):
         _refuse_plain_http(("masters", index), url, found)
     if model.metrics_listen is not None and not is_loopback(model.metrics_listen.host):
         found.fault(("metrics_listen",), f"{model.metrics_listen} can be reached from other hosts", "use 127.0.0.1")
     if found.faults:
-        raise _refused(found)
+        raise found.refusal()
     places = _Places(file, host)
     data_dir = places.path(model.data_dir) if model.data_dir else host.data_dir("hsu-agent")
     is_local = all(is_loopback(urlsplit(url).hostname or "") for url in masters)
@@ -301,14 +303,5 @@ def _read(text: bytes | str, file: str) -> FaultList:
         document = load_document(text, file)
     except InvalidManifest as error:
         raise InvalidSettings(error.what, error.why, error.fix, faults=error.faults) from error
-    return FaultList(Document({}, file) if document.data is None else document)
-
-
-def _refused(found: FaultList) -> InvalidSettings:
-    count = len(found.faults)
-    return InvalidSettings(
-        f"use settings {found.document.file}",
-        f"{count} fault{'s' if count > 1 else ''}",
-        "",
-        faults=found.sorted_faults(),
-    )
+    found = FaultList(Document({}, file) if document.data is None else document, "use settings", InvalidSettings)
+    return found

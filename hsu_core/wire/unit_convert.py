@@ -72,7 +72,7 @@ def warn_keys(model: BaseModel, keys: tuple[str, ...], path: Path, found: FaultL
     """Warn of each of these keys that is given."""
     for key in keys:
         if getattr(model, key) is not None:
-            found.warn((*path, key), f"{key} is not carried out by this version{why}")
+            found.warn((*path, key), f"not carried out by this version{why}")
 
 
 def _warn_unused(control: Control, path: Path, found: FaultList) -> None:
@@ -192,4 +192,4 @@ def _warn_limit(limit: BaseModel, reserving: tuple[str, ...], path: Path, found:
         found.warn(path, "the limit is reserved for placement, but not enforced by this version")
     rest = [key for key in limit.model_fields_set if key not in reserving and getattr(limit, key) is not None]
     if rest:
-        found.warn(path, f"{', '.join(sorted(rest))} not carried out by this version")
+        found.warn(path, f"{', '.join(sorted(rest))}: not carried out by this version")

@@ -142,7 +142,7 @@ def test_a_master_on_every_interface_advertises_its_host_name() -> None:
         ("tls: {cert_file: x}", "key 'key_file' is missing"),
         ("log_format: xml", "text, json"),
         ("lisen: x", "did you mean listen?"),
-        ("name: a b", "not a name of a node"),
+        ("name: a b", "not a name"),
         ("- a", "needs a map of keys"),
         ("a: [", "not valid YAML"),
     ],
