@@ -13,12 +13,12 @@ import time
 from dataclasses import replace
 from importlib import metadata
 
-from hsu_core.store.etcd import EtcdStore
 from yarl import URL
 
 from hsu_cluster.api.auth import ensure_tokens
 from hsu_cluster.api.events import trim_events
-from hsu_cluster.api.server import create_app, serve
+from hsu_cluster.api.server import create_app, refuse_open_listen, serve
+from hsu_cluster.leader.metrics import leader_registry
 from hsu_cluster.leader.service import LeaderService, LeaderTimes
 from hsu_core.model.errors import InvalidSettings, StoreError
 from hsu_core.model.records import ClusterRecord, MasterAdvert
@@ -26,6 +26,7 @@ from hsu_core.runtime.files import private_folder, write_atomically
 from hsu_core.runtime.settings import EtcdStoreSettings, Listen, MasterSettings
 from hsu_core.runtime.tasks import keep_running
 from hsu_core.store.base import Compare, Put, Store, Target
+from hsu_core.store.etcd import EtcdStore
 from hsu_core.store.sqlite import SqliteStore
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode, encode
@@ -81,6 +82,7 @@ async def run_master(
 
     `ready` gets the URL of the API once it listens.
     """
+    refuse_open_listen(settings)
     private_folder(settings.data_dir)
     stop = stop or stop_on_signals()
     bound = bind(settings.listen)
@@ -113,7 +115,8 @@ async def _serve(
         LeaderTimes(settings.node_beat_s, settings.node_ttl_s, settings.leader_ttl_s),
         chores=lambda: trim_events(store),
     )
-    runner = await serve(create_app(store, settings, leader), settings, bound)
+    app = create_app(store, settings, leader, registry=leader_registry(leader))
+    runner = await serve(app, settings, bound)
     log.info("listening on %s", settings.advertise, extra={"store": status.backend, "version": VERSION})
     try:
         async with asyncio.TaskGroup() as group:

@@ -21,7 +21,7 @@ from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.records import MasterAdvert
-from hsu_core.model.view import Plan
+from hsu_core.model.view import ClusterView, Plan
 from hsu_core.runtime.tasks import Wake, keep_running
 from hsu_core.store.base import Resync, Store
 from hsu_core.store.campaign import Campaign, Leadership
@@ -101,6 +101,10 @@ class LeaderService:
     def leader(self) -> MasterAdvert | None:
         """Return who leads as far as this master knows."""
         return self._advert if self._reign is not None else self._leader
+
+    def view(self) -> ClusterView | None:
+        """Return the leader's view, None on a standby; it holds until the next await."""
+        return self._reign.snapshot.view() if self._reign else None
 
     @property
     def last_plan(self) -> Plan:
