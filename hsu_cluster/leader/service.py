@@ -6,6 +6,7 @@ Implements `hsu_cluster.ports.LeaderPort`. A standby knows who leads by watching
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 5.0
 """An agent says who it is within this time, or its connection is closed."""
+
+LEADER_PATIENCE_S = 2.0
+"""How long an agent's first word waits for a leader before it is told that there is none."""
 
 OUTAGE_RETRY_S = 0.25
 """Pause before the next try while the store does not answer."""
@@ -83,6 +87,7 @@ class LeaderService:
         self._chores = chores
         self._reign: _Reign | None = None
         self._leader: MasterAdvert | None = None
+        self._leader_changed = asyncio.Event()
         self._term = 0
 
     # LeaderPort
@@ -147,6 +152,7 @@ class LeaderService:
             log.warning("an agent connected and did not say who it is: %s", error)
             frame = None
         if isinstance(frame, Hello):
+            await self._wait_for_leader()
             if self._reign is not None:
                 await self._reign.hub.serve(socket, frame)
             else:
@@ -154,6 +160,18 @@ class LeaderService:
                 await socket.send_bytes(encode_frame(Redirect(urls)))
         await socket.close()
         return socket
+
+    async def _wait_for_leader(self) -> None:
+        """Wait a little while nobody leads: cheaper for both sides than a new connection."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEADER_PATIENCE_S):
+                while self.leader is None:
+                    await self._leader_changed.wait()
+
+    def _set_leader(self, leader: MasterAdvert | None, reign: _Reign | None) -> None:
+        self._leader, self._reign = leader, reign
+        self._leader_changed.set()
+        self._leader_changed = asyncio.Event()
 
     # Life
 
@@ -170,14 +188,15 @@ class LeaderService:
     async def _watch_leader(self) -> None:
         while True:
             page = await self._store.range(keys.LEADER, limit=1)
-            self._leader = decode(MasterAdvert, page.entries[0].value) if page.entries else None
+            self._set_leader(decode(MasterAdvert, page.entries[0].value) if page.entries else None, self._reign)
             self._term = max(self._term, page.entries[0].create_revision if page.entries else 0)
             async with self._store.watch(keys.LEADER, after_revision=page.revision) as batches:
                 async for batch in batches:
                     if isinstance(batch, Resync):
                         break
                     for event in batch.events:
-                        self._leader = None if event.is_delete else decode(MasterAdvert, event.entry.value)
+                        leader = None if event.is_delete else decode(MasterAdvert, event.entry.value)
+                        self._set_leader(leader, self._reign)
                         self._term = max(self._term, event.entry.create_revision)
 
     async def _campaign_and_lead(self) -> None:
@@ -195,7 +214,8 @@ class LeaderService:
                 try:
                     await self._lead(leadership)
                 finally:
-                    reign, self._reign = self._reign, None
+                    reign = self._reign
+                    self._set_leader(self._leader, None)
                     if reign is not None:
                         await reign.hub.close()
                     await leadership.resign()
@@ -234,7 +254,7 @@ class LeaderService:
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
         )
-        self._reign = _Reign(leadership, hub, snapshot, planner)
+        self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))
 
         async def announce() -> None:
             name = self._advert.name
