@@ -24,6 +24,7 @@ class JsonReader:
 
     def __init__(self, text: str, file: str) -> None:
         self.faults: list[Fault] = []
+        self.is_beyond_limits = False
         self._text = text
         self._file = file
         self._at = 0
@@ -52,6 +53,7 @@ class JsonReader:
     def _value(self, depth: int) -> Node:
         first = self._skip()
         self._count += 1
+        self.is_beyond_limits = self._count > NODE_LIMIT or depth > DEPTH_LIMIT
         if self._count > NODE_LIMIT:
             self._stop(f"the document has more than {NODE_LIMIT} values", "split it")
         if depth > DEPTH_LIMIT:

@@ -43,7 +43,7 @@ def load_document(text: bytes | str, file: str) -> Document:
         try:
             return _document(reader, file)
         except InvalidManifest:
-            if not file.endswith((".yaml", ".yml")):
+            if reader.is_beyond_limits or not file.endswith((".yaml", ".yml")):
                 raise
     return _document(_YamlReader(content, file), file)
 

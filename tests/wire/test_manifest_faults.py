@@ -1,5 +1,7 @@
 """Every kind of fault of a manifest: named, placed, with a fix; and the text that a person reads."""
 
+# ruff: noqa: E501  (a table of cases reads best with one case in a row)
+
 from __future__ import annotations
 
 import time

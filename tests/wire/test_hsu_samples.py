@@ -1,0 +1,52 @@
+"""Files of HSU users: each gives a specification with warnings, or faults that a person can act on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hsu_core.model.errors import InvalidManifest
+from hsu_core.model.spec import HttpCheck, Probe, ProcessCheck, RestartPolicy, RestartSpec
+from tests.wire.builders import assert_golden, parse
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def read(name: str) -> str:
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+def test_the_echo_sample() -> None:
+    spec = parse(read("hsu-echotest.yaml"), file="hsu-echotest.yaml").spec
+    worker = spec.workers[0]
+    assert spec.app == "hsu-echotest"
+    assert worker.execution.args == ("--run-duration", "0", "--memory-mb", "1")
+    assert worker.restart == RestartSpec(RestartPolicy.ALWAYS, 5.0, 1.5, max_retries=3)
+    assert worker.health.liveness == Probe(ProcessCheck(), 10.0, 5.0, 2.0, 1, 2)
+    assert worker.resources.memory_bytes == 104_857_600
+
+
+def test_the_older_restart_block() -> None:
+    worker = parse(read("hsu-logging-full.yaml")).spec.workers[0]
+    assert worker.restart == RestartSpec(RestartPolicy.ON_FAILURE, 5.0, 1.5, max_retries=3)
+    assert worker.execution.executable_path.startswith("..\\..\\")
+
+
+def test_the_second_dialect() -> None:
+    parsed = parse(read("hsu-process-manager.yaml"))
+    worker = parsed.spec.workers[0]
+    assert (worker.id, worker.profile_type, worker.stop.grace_s) == ("echo-test", "short_running_task", 10.0)
+    assert worker.execution.environment == (("RUST_LOG", "info"),)
+    assert worker.health.readiness == Probe(HttpCheck(url="http://localhost:8080/health"), 30.0, 5.0, 0.0, 1, 2)
+    assert parse(json.dumps(parsed.document), environment=None).spec == parsed.spec
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("hsu-*.yaml")), ids=lambda path: path.stem)
+def test_transcript_of_a_sample(path: Path) -> None:
+    try:
+        lines = [str(warning) for warning in parse(path.read_text(encoding="utf-8"), file=path.name).warnings]
+    except InvalidManifest as error:
+        lines = [str(error)]
+    assert_golden(f"{path.stem}.txt", "\n".join(lines) + "\n")
