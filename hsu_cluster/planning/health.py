@@ -150,7 +150,8 @@ def worker_health(
         if since_s is not None:
             ready += 1
             available += since_s <= now_s
-        if since_s is None or since_s > now_s:
+        # An old copy that fails says nothing about the revision that is to replace it.
+        if is_as_desired(assignment, desired) and (since_s is None or since_s > now_s):
             troubles.append(_trouble(assignment, status, target))
     phase, reason, text = _verdict(target, troubles, stopped, available)
     return WorkerHealth(
