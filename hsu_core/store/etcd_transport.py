@@ -37,6 +37,8 @@ ATTEMPT_FLOOR_S = 1.0
 ROUND_PAUSE_S = 0.1
 """Pause after every endpoint has failed once within a call."""
 
+LOGIN_PATH = "/v3/auth/authenticate"
+
 STREAM_BUFFER_BYTES = 64 * 1024 * 1024
 """A message above this is no watch message: values are 256 KiB and responses are fragmented."""
 
@@ -186,7 +188,7 @@ class EtcdTransport:
             deadline_s = self._monotonic() + timeout_s
             what = f"log in to etcd as {self._credentials.username}"
             try:
-                answer = await self._attempt_all("/v3/auth/authenticate", body, what, deadline_s, True, False)
+                answer = await self._attempt_all(LOGIN_PATH, body, what, deadline_s, True, False)
                 self._token = str(answer.get("token", ""))
                 self.is_auth_off = False
             except GatewayError as error:
@@ -196,12 +198,22 @@ class EtcdTransport:
             except Unanswered as error:
                 raise translate(what, error, is_write=False) from error
 
+    async def server_version(self, timeout_s: float) -> str:
+        """Return the version of the current member; `unknown` if it does not tell."""
+        endpoint, _ = self.pick()
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._calls.get(endpoint + "/version") as response:
+                    return str(json.loads(await response.read()).get("etcdserver", "unknown"))
+        except (aiohttp.ClientError, OSError, ValueError):
+            return "unknown"
+
     async def open_stream(self, endpoint: str, path: str, body: Json, timeout_s: float) -> EtcdStream:
         """Post `body` and return the streaming answer; the caller ends it by `close_stream`.
 
         Raises Unanswered or GatewayError.
         """
-        headers = self._headers() | {"Grpc-Metadata-hasleader": "true"}
+        headers = self._headers(path) | {"Grpc-Metadata-hasleader": "true"}
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._long_lived.post(endpoint + path, data=json.dumps(body), headers=headers)
@@ -265,7 +277,7 @@ class EtcdTransport:
     ) -> Json:
         problem: GatewayError | Unanswered | HsuError = Unanswered("there was no time left", is_sent=False)
         untried = self.endpoints.order(self._monotonic())
-        has_logged_in = path.startswith("/v3/auth/")
+        has_logged_in = path == LOGIN_PATH
         while (remaining_s := deadline_s - self._monotonic()) > 0:
             if not untried:
                 await asyncio.sleep(min(ROUND_PAUSE_S, remaining_s))
@@ -306,7 +318,7 @@ class EtcdTransport:
         try:
             async with asyncio.timeout(timeout_s):
                 async with self._calls.post(
-                    endpoint + path, data=json.dumps(body), headers=self._headers()
+                    endpoint + path, data=json.dumps(body), headers=self._headers(path)
                 ) as response:
                     raw, status = await response.read(), response.status
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -327,8 +339,9 @@ class EtcdTransport:
         unwrapped: Json = answer.get("result", answer)
         return unwrapped
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, path: str) -> dict[str, str]:
+        """Return the headers of a request; a log-in goes without the old token, which 3.4 would refuse."""
         headers = {"Content-Type": "application/json"}
-        if self._token:
+        if self._token and path != LOGIN_PATH:
             headers["Authorization"] = self._token
         return headers

@@ -270,10 +270,9 @@ class EtcdProcess:
         if self.tls is None:
             return ()
         flags = ("--cert-file", str(self.tls.cert_file), "--key-file", str(self.tls.key_file))
-        trust = ("--trusted-ca-file", str(self.tls.ca_file))
-        return (
-            (*flags, *trust, "--client-cert-auth") if self.tls.is_client_cert_required else (*flags, *trust)
-        )
+        if not self.tls.is_client_cert_required:
+            return flags  # a trusted CA alone already makes etcd demand client certificates
+        return (*flags, "--trusted-ca-file", str(self.tls.ca_file), "--client-cert-auth")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
