@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from hsu_agent.host.base import Found
 from hsu_agent.ledger import Remembered, Run
-from hsu_agent.planning.health import Health
+from hsu_agent.planning.health import resume
 from hsu_agent.planning.observed import Observed, Process
 from hsu_core.model.assignment import LastExit
 from hsu_core.model.ids import InstanceId
@@ -62,7 +62,7 @@ def _of_run(run: Run, found: Sequence[Found], boot_id: str) -> tuple[Observed, P
         is_tree_empty=is_other_boot and not found,
         failures=run.failures,
         restarts=run.restarts,
-        health=Health(is_started=run.is_started, is_ready=run.is_ready),
+        health=resume(run.order.spec.worker.health, is_started=run.is_started, is_ready=run.is_ready),
         last_exit=run.last_exit,
     )
     state = _ENDED.get(run.state)

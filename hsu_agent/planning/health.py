@@ -65,6 +65,14 @@ def begin(spec: HealthSpec) -> Health:
     return Health(is_started, is_ready, reason="" if is_ready else "waits for its first successful probe")
 
 
+def resume(spec: HealthSpec, *, is_started: bool, is_ready: bool) -> Health:
+    """Return the health of a process that another agent started and wrote down; what has no probe is not waited for."""
+    first = begin(spec)
+    if first.is_ready or (is_started and spec.readiness is None):
+        return Health(is_started=True, is_ready=True)
+    return Health(is_started or first.is_started, is_ready, reason="" if is_ready else first.reason)
+
+
 def probe_of(spec: HealthSpec, kind: ProbeKind) -> Probe | None:
     """Return the probe of this kind, or None."""
     return {
