@@ -10,7 +10,7 @@ from hsu_core.model.spec import AppSpec, Check, ExecCheck, HttpCheck, TcpCheck, 
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import closest_fix, nearest
 from hsu_core.wire.manifest_models import WorkerModel
-from hsu_core.wire.tree import Path
+from hsu_core.wire.tree import Path, text_of
 
 _PORT_PLACEHOLDER = re.compile(r"\{port\.([^{}]{0,100})\}")
 
@@ -52,10 +52,10 @@ def _indexes(found: FaultList) -> dict[str, int]:
     """Return the place of each worker id in the file, of faulty workers too; add a fault for a second one."""
     indexes: dict[str, int] = {}
     for index, raw in enumerate(found.document.data["workers"]):
-        worker_id = raw.get("id") if isinstance(raw, dict) else None
-        if isinstance(worker_id, str | int) and indexes.setdefault(str(worker_id), index) != index:
-            line = found.document.line(("workers", indexes[str(worker_id)], "id"))
-            text = f"worker {str(worker_id)[:64]} is also in line {line}"
+        worker_id = text_of(raw.get("id")) if isinstance(raw, dict) else ""
+        if worker_id and indexes.setdefault(worker_id, index) != index:
+            line = found.document.line(("workers", indexes[worker_id], "id"))
+            text = f"worker {worker_id[:64]} is also in line {line}"
             found.fault(("workers", index, "id"), text, "rename one")
     return indexes
 

@@ -68,6 +68,8 @@ PortReference = Annotated[str | int, BeforeValidator(_port_reference)]
 
 
 class HttpModel(Strict):
+    """`http:` of a probe: a port with a path on loopback, or a full url."""
+
     port: PortReference | None = None
     path: Text | None = None
     method: Annotated[str, BeforeValidator(choice("GET", "HEAD", "POST", "OPTIONS"))] | None = None
@@ -76,11 +78,15 @@ class HttpModel(Strict):
 
 
 class TcpModel(Strict):
+    """`tcp:` of a probe: the port to connect to."""
+
     port: PortReference
     host: Text | None = None
 
 
 class ExecModel(Strict):
+    """`exec:` of a probe: program and arguments, run without a shell."""
+
     command: TextList
 
 
@@ -89,6 +95,8 @@ class ProcessModel(Strict):
 
 
 class ProbeModel(Strict):
+    """One probe: exactly one check, and its rhythm."""
+
     http: HttpModel | None = None
     tcp: TcpModel | None = None
     exec: ExecModel | None = None
@@ -101,17 +109,23 @@ class ProbeModel(Strict):
 
 
 class HealthModel(Strict):
+    """The probes of a worker, in the order in which they matter."""
+
     startup: ProbeModel | None = None
     readiness: ProbeModel | None = None
     liveness: ProbeModel | None = None
 
 
 class FileModel(Strict):
+    """One configuration file: its text, or the template that a client reads it from."""
+
     content: Text | None = None
     template: Text | None = None
 
 
 class AffinityModel(Strict):
+    """A wish for placement; a bare condition is one with weight 50."""
+
     constraint: Text
     weight: Weight | None = None
 
@@ -121,6 +135,8 @@ def _affinity(value: Any) -> Any:
 
 
 class PlacementModel(Strict):
+    """Where instances may (`constraints`) and should (the rest) run."""
+
     constraints: TextList | None = None
     affinity: list[Annotated[AffinityModel, BeforeValidator(_affinity)]] | None = None
     anti_affinity: TextList | None = None
@@ -131,11 +147,15 @@ class PlacementModel(Strict):
 
 
 class ResourcesModel(Strict):
+    """What each instance reserves on its node."""
+
     cpu: Cpu | None = None
     memory: Size | None = None
 
 
 class BackoffModel(Strict):
+    """How long to wait between restarts."""
+
     base: Duration | None = None
     factor: Factor | None = None
     ceiling: Duration | None = None
@@ -143,28 +163,38 @@ class BackoffModel(Strict):
 
 
 class RestartModel(Strict):
+    """The cluster's own restart block, instead of the keys in the unit."""
+
     policy: Policy | None = None
     max_retries: Count | None = None
     backoff: BackoffModel | None = None
 
 
 class StopModel(Strict):
+    """The cluster's own stop block, instead of the keys in the unit."""
+
     signal: Signal | None = None
     grace: Duration | None = None
 
 
 class LogsModel(Strict):
+    """How much of each output stream is kept."""
+
     segment_size: Size | None = None
     segments: Threshold | None = None
 
 
 class CanaryScale(Strict):
+    """How many canary instances, in one of three ways."""
+
     replicas: Replicas | None = None
     weight: Percent | None = None
     match_traffic: Boolean | None = None
 
 
 class PauseModel(Strict):
+    """A pause with an end, or (without `duration`) until someone promotes."""
+
     duration: Duration | None = None
 
 
@@ -175,6 +205,8 @@ def _pause(value: Any) -> Any:
 
 
 class StepModel(Strict):
+    """One step of a canary: exactly one key."""
+
     set_weight: Percent | None = None
     set_canary_scale: CanaryScale | None = None
     pause: Annotated[PauseModel, BeforeValidator(_pause)] | None = None
@@ -200,10 +232,14 @@ class RolloutModel(Strict):
 
 
 class DependencyModel(Strict):
+    """What is waited for; `started` is read as `healthy`."""
+
     condition: Annotated[str, BeforeValidator(choice("healthy", "started"))] | None = None
 
 
 class WorkerModel(Strict):
+    """One worker: HSU's keys first, then what the cluster adds."""
+
     id: Name
     type: Annotated[str, BeforeValidator(choice("managed", "unmanaged", "integrated"))] | None = None
     profile_type: Text | None = None

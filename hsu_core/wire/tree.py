@@ -150,10 +150,13 @@ def decode(text: bytes | str, file: str) -> str:
     size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
     if size > SIZE_LIMIT_BYTES:
         raise refuse(file, 0, f"the file has {size} bytes, the limit is {SIZE_LIMIT_BYTES}", "split it")
-    if isinstance(text, str):
-        return text.removeprefix("\ufeff")
     try:
-        return text.decode("utf-8-sig")
+        content = text.encode("utf-8") if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        line = str(error.object)[: error.start].count("\n") + 1
+        raise refuse(file, line, "half of a surrogate pair", "write the whole character") from error
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise refuse(file, line, f"byte {error.start} is not UTF-8", "save the file with UTF-8 encoding") from error

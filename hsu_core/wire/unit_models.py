@@ -43,6 +43,8 @@ def _scalar_limit(key: str) -> Any:
 
 
 class Metadata(Strict):
+    """For people; carried, never interpreted."""
+
     name: Text | None = None
     description: Text | None = None
     version: Text | None = None
@@ -50,6 +52,8 @@ class Metadata(Strict):
 
 
 class ExecutionModel(Strict):
+    """The program. `wait_delay` is accepted; it never had an effect."""
+
     executable_path: Text
     args: TextList | None = None
     environment: Pairs | None = None
@@ -58,6 +62,8 @@ class ExecutionModel(Strict):
 
 
 class RetryModel(Strict):
+    """Times and rhythm of restarts."""
+
     max_retries: Count | None = None
     retry_delay: Duration | None = None
     backoff_rate: Factor | None = None
@@ -83,6 +89,8 @@ class LegacyRestart(RetryModel):
 
 
 class MemoryLimit(Strict):
+    """`limits.memory`; a bare size is `max_rss`."""
+
     max_rss: Size | None = None
     limit_mb: Count | None = None
     max_virtual: Size | None = None
@@ -93,6 +101,8 @@ class MemoryLimit(Strict):
 
 
 class CpuLimit(Strict):
+    """`limits.cpu`; a bare number is `max_cores`."""
+
     max_cores: Cpu | None = None
     max_percent: Positive | None = None
     max_time: Duration | None = None
@@ -116,6 +126,8 @@ class Limits(Strict):
 
 
 class Control(Strict):
+    """How to run, restart, limit and stop the process."""
+
     execution: ExecutionModel
     process_file: Any = None
     restart_policy: Policy | None = None
@@ -128,12 +140,16 @@ class Control(Strict):
 
 
 class HsuHttp(Strict):
+    """HSU's `http` check: a full url."""
+
     url: Text
     method: Text | None = None
     headers: Pairs | None = None
 
 
 class HsuGrpc(Strict):
+    """HSU's `grpc` check, of which HSU only ever opened the connection."""
+
     address: Text
     service: Text | None = None
     method: Text | None = None
@@ -141,16 +157,22 @@ class HsuGrpc(Strict):
 
 
 class HsuTcp(Strict):
+    """HSU's `tcp` check."""
+
     address: Text
     port: Port
 
 
 class HsuExec(Strict):
+    """HSU's `exec` check: a program with arguments."""
+
     command: Text
     args: TextList | None = None
 
 
 class RunOptions(Strict):
+    """Rhythm of HSU's check; `retries` is the failure threshold."""
+
     enabled: Boolean | None = None
     interval: Duration | None = None
     timeout: Duration | None = None
@@ -159,6 +181,8 @@ class RunOptions(Strict):
 
 
 class HealthCheck(Strict):
+    """HSU's one check, used for readiness and liveness."""
+
     type: Annotated[str, BeforeValidator(choice("http", "grpc", "tcp", "exec", "process"))]
     http: HsuHttp | None = None
     grpc: HsuGrpc | None = None
@@ -168,12 +192,16 @@ class HealthCheck(Strict):
 
 
 class Managed(Strict):
+    """A process that the cluster owns."""
+
     metadata: Metadata | None = None
     control: Control
     health_check: HealthCheck | None = None
 
 
 class Unit(Strict):
+    """One block per kind of unit; only `managed` is carried out."""
+
     managed: Managed | None = None
     unmanaged: Any = None
     integrated: Any = None

@@ -123,10 +123,9 @@ def test_hsu_restart_keys_bring_hsu_defaults() -> None:
 
 
 def test_native_restart_and_stop() -> None:
-    spec = parse_worker(
-        restart={"policy": "unless_stopped", "max_retries": 4, "backoff": {"base": "1s", "ceiling": "2m", "reset_after": "1h"}},
-        stop={"signal": "int", "grace": "3s"},
-    )  # fmt: skip
+    backoff = {"base": "1s", "ceiling": "2m", "reset_after": "1h"}
+    restart = {"policy": "unless_stopped", "max_retries": 4, "backoff": backoff}
+    spec = parse_worker(restart=restart, stop={"signal": "int", "grace": "3s"})
     assert spec.restart == RestartSpec(RestartPolicy.UNLESS_STOPPED, 1.0, 2.0, 120.0, 3600.0, 4)
     assert spec.stop == StopSpec("SIGINT", 3.0)
 
@@ -141,7 +140,7 @@ def test_unit_stop_keys() -> None:
         ({"type": "process"}, ProcessCheck()),
         ({"type": "tcp", "tcp": {"address": "localhost", "port": 80}}, TcpCheck(80, "localhost")),
         ({"type": "exec", "exec": {"command": "x", "args": ["-a", 1]}}, ExecCheck(("x", "-a", "1"))),
-        ({"type": "http", "http": {"url": "http://a/b", "headers": {"X": "y"}}}, HttpCheck(url="http://a/b", headers=(("X", "y"),))),
+        ({"type": "http", "http": {"url": "http://a", "method": "head"}}, HttpCheck(url="http://a", method="HEAD")),
         ({"type": "grpc", "grpc": {"address": "localhost:50051", "service": "s"}}, TcpCheck(50051, "localhost")),
     ],
 )  # fmt: skip
@@ -288,3 +287,16 @@ def test_the_document_stands_alone() -> None:
     again = parse(json.dumps(parsed.document), file="request", environment=None, app="shop", namespace="default")
     assert again.spec == parsed.spec
     assert again.document == parsed.document
+
+
+def test_an_id_may_look_like_another_type() -> None:
+    assert [
+        item.id
+        for item in parse(
+            "workers:\n"
+            + "".join(
+                f"- {{id: {name}, unit: {{managed: {{control: {{execution: {{executable_path: x}}}}}}}}}}\n"
+                for name in ("true", "5", "0x10")
+            )
+        ).spec.workers
+    ] == ["true", "5", "0x10"]

@@ -233,7 +233,15 @@ def test_fault_of_an_agent(text: str, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "is_local"),
-    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("", False), ("127.0.0.1.example", False)],
-)  # fmt: skip
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("", False),
+        ("127.0.0.1.example", False),
+    ],
+)
 def test_loopback(host: str, is_local: bool) -> None:
     assert is_loopback(host) is is_local

@@ -94,6 +94,7 @@ def test_quoted_merge_key_is_an_ordinary_key() -> None:
         ("<<: 3", "a merge key `<<` needs a map"),
         ("a: \x07", "not valid YAML"),
         ("[" * 40, "nested deeper than 32"),
+        ("a: 1\nb: \ud800", "x.yaml:2: half of a surrogate pair"),
         (b"a: \xff", "byte 3 is not UTF-8"),
         (b"a: b\nc: \xff", "x.yaml:2: byte 8 is not UTF-8"),
         ("a: " + "b" * SIZE_LIMIT_BYTES, "the limit is 1048576"),
