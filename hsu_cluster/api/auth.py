@@ -199,14 +199,16 @@ def _read(path: Path) -> str | None:
         return None
     except OSError as error:
         raise _refuse(path, error.strerror or str(error), "make it a readable file") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _refuse(path, "it is not a regular file", "remove it, a new token will be made")
         if os.name == "posix" and status.st_mode & 0o077:
             loose = stat.filemode(status.st_mode)
             raise _refuse(path, f"other users can read it ({loose})", f"chmod 600 {path}, and change the token")
-        content = stream.read(TOKEN_BYTES_LIMIT + 1)
+        content = os.read(descriptor, TOKEN_BYTES_LIMIT + 1)
+    finally:
+        os.close(descriptor)
     token = content.decode("ascii", "replace").strip()
     if len(content) > TOKEN_BYTES_LIMIT or len(token) < TOKEN_LENGTH_LEAST or any(char.isspace() for char in token):
         raise _refuse(

@@ -13,7 +13,8 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -63,6 +64,25 @@ class Services:
     openapi: bytes = b""
     hosts: frozenset[str] = field(default_factory=frozenset)
     """Names accepted in the Host header and in Origin; empty: all."""
+
+    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Requests that go on until their reader ends; cancelled when the server stops."""
+
+    @contextmanager
+    def endless(self) -> Iterator[None]:
+        """Mark the running request as one that the stop of the server has to end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.streams.add(task)
+        try:
+            yield
+        finally:
+            self.streams.discard(task)
+
+    async def end_streams(self, _: web.Application) -> None:
+        """Cancel the requests that would not end by themselves (an aiohttp shutdown signal)."""
+        for task in self.streams:
+            task.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from hsu_cluster.api.problem import HeadersTooLarge, problem_response
+from hsu_cluster.api.problem import HeadersTooLarge, from_bug, problem_response
 from hsu_core.model.errors import HsuError, InvalidInput
 
 OPEN_LIMIT = 12_000
@@ -101,7 +101,7 @@ class Connection(web.RequestHandler):
         elif status == 400:
             error = InvalidInput("read the request", (message or "it is not HTTP").split("\n")[0][:200])
         else:
-            error = HsuError("finish the request", "an internal rule was broken", "see the log of this master")
+            error = from_bug(exc, request.method, request.path)
         response = problem_response(error)
         response.force_close()
         return response
@@ -115,7 +115,7 @@ class LimitedSite(web.BaseSite):
     ) -> None:
         super().__init__(runner, ssl_context=context)
         self._bound = bound
-        self._limits = limits
+        self.limits = limits
 
     @property
     def name(self) -> str:
@@ -130,7 +130,7 @@ class LimitedSite(web.BaseSite):
         assert server is not None  # the base class has checked that setup() ran
 
         def connection() -> Connection:
-            return Connection(server, self._limits)
+            return Connection(server, self.limits)
 
         self._server = await asyncio.get_running_loop().create_server(
             connection,

@@ -73,10 +73,10 @@ def _document(entry: Entry) -> EventDocument | None:
         return None  # one damaged event must not hide the others
 
 
-async def trim_events(store: Store, *, clock: Callable[[], float] = time.time) -> int:
+async def trim_events(store: Store, *, clock: Callable[[], float] = time.time, events_kept: int = EVENTS_KEPT) -> int:
     """Delete events, idempotency keys and floors beyond what is kept; return how many. The leader calls it."""
     events = (await range_all(store, keys.EVENTS)).entries
-    stale = [entry.key for entry in events[: max(0, len(events) - EVENTS_KEPT)]]
+    stale = [entry.key for entry in events[: max(0, len(events) - events_kept)]]
     used = sorted((await range_all(store, IDEMPOTENCY)).entries, key=lambda entry: entry.mod_revision)
     stale += [
         entry.key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 
 import aiohttp
 from aiohttp import web
@@ -14,14 +13,14 @@ from hsu_cluster.api.calls import Answer, Call, PageRequest, list_document, no_s
 from hsu_cluster.api.documents import instance_documents
 from hsu_cluster.api.peers import unreachable_leader
 from hsu_cluster.api.reading import Scope
-from hsu_cluster.api.writing import event
+from hsu_cluster.api.writing import event, event_put
 from hsu_cluster.client.documents import InstanceDocument, RemovedDocument, SignalBody
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import Conflict, InvalidInput, NotFound, StoreError
 from hsu_core.model.ids import InstanceId
-from hsu_core.store.base import Put, range_all
+from hsu_core.store.base import range_all
 from hsu_core.wire import keys
-from hsu_core.wire.codec import decode, encode
+from hsu_core.wire.codec import decode
 
 TAIL_DEFAULT = 100
 TAIL_LIMIT = 100_000
@@ -89,9 +88,14 @@ async def read_logs(call: Call) -> web.StreamResponse:
     follow = call.query_flag("follow")
     node = await _node_of(call, instance)
     leader = call.services.leader
-    if not leader.is_leading:
-        return await _pass_on_stream(call)
-    async with leader.logs(instance, node, tail=tail, follow=follow) as chunks:
+    with call.services.endless():
+        if not leader.is_leading:
+            return await _pass_on_stream(call)
+        return await _stream_logs(call, instance, node, tail, follow)
+
+
+async def _stream_logs(call: Call, instance: InstanceId, node: str, tail: int, follow: bool) -> web.StreamResponse:
+    async with call.services.leader.logs(instance, node, tail=tail, follow=follow) as chunks:
         response = _stream(200, "text/plain")
         response.charset = "utf-8"
         await call.begin(response)
@@ -153,7 +157,7 @@ async def _note_signal(call: Call, instance: InstanceId, node: str, name: str) -
     text = f"{name} was sent to {instance} on {node}"
     made = event(call, "Signalled", str(instance), text, namespace=instance.namespace, app=instance.app, node=node)
     try:
-        answer = await call.services.store.txn([], [Put(keys.event(made.at, secrets.token_hex(4)), encode(made))])
+        answer = await call.services.store.txn([], [event_put(made)])
     except StoreError:
         return 0
     return answer.revision

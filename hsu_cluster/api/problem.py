@@ -118,7 +118,7 @@ def too_large_body(limit_bytes: int = 2**20) -> TooLarge:
     return TooLarge("read the body", f"it has more than {limit_bytes} bytes", "split the manifest", code="limit.body")
 
 
-def from_bug(error: BaseException, method: str, path: str) -> HsuError:
+def from_bug(error: BaseException | None, method: str, path: str) -> HsuError:
     """Log an unexpected exception under an id and return what the caller may know of it: the id."""
     number = secrets.token_hex(4)
     log.error("request failed with a bug, id %s: %s %s", number, method, path, exc_info=error)

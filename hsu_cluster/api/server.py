@@ -94,6 +94,7 @@ def create_app(
     app.cleanup_ctx.append(peers.run)
     app.cleanup_ctx.append(notices.run)
     app.on_shutdown.append(notices.close)
+    app.on_shutdown.append(services.end_streams)
     return app
 
 
@@ -168,14 +169,14 @@ def _answering(table: dict[tuple[str, str], Route], services: Services) -> Any:
     """Return the middleware that answers every request, known path or not."""
 
     @web.middleware
-    async def answer(request: web.Request, go_on: Next) -> web.StreamResponse:
+    async def answer(request: web.Request, handler: Next) -> web.StreamResponse:
         started_s = time.perf_counter()
         if isinstance(request.protocol, Connection):
             request.protocol.has_request()
         resource = request.match_info.route.resource
         route = table.get((request.method, resource.canonical)) if resource is not None else None
         call = Call(request, services, NOBODY)
-        response = await _respond(route, call, go_on)
+        response = await _respond(route, call, handler)
         duration_s = None if route is not None and route.is_stream else time.perf_counter() - started_s
         services.metrics.count(
             request.method if route is not None else "any",

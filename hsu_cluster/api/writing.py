@@ -7,6 +7,7 @@ is computed again. So two administrators at once lose nothing, and a refused req
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,9 @@ IDEMPOTENCY = keys.ROOT + "idempotency/"
 
 TRIES = 16
 """How often a change is computed again when others write the same object: they must all win once before that."""
+
+
+_COUNT = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ async def commit(call: Call, body: bytes, compute: Callable[[], Awaitable[Change
         now_s = services.clock()
         compares, operations = list(change.compares), list(change.operations)
         if change.event is not None:
-            operations.append(Put(keys.event(change.event.at, secrets.token_hex(4)), encode(change.event)))
+            operations.append(event_put(change.event))
         reads: list[Operation] = []
         if once.key is not None:
             compares.append(Compare(once.key, Target.VERSION, 0))
@@ -125,6 +129,12 @@ def check_if_match(call: Call, what: str, entry: Entry | None) -> None:
 def unchanged(entry: Entry | None, key: str) -> Compare:
     """Return the condition that a key is still as it was read (None: absent)."""
     return Compare(key, Target.MOD, entry.mod_revision if entry is not None else 0)
+
+
+def event_put(record: EventRecord) -> Put:
+    """Return the operation that records an event, after the earlier ones of this process in the same millisecond."""
+    sequence = f"{next(_COUNT):08x}{secrets.token_hex(3)}"
+    return Put(keys.event(record.at, sequence), encode(record))
 
 
 def event(call: Call, code: str, subject: str, text: str, **where: str) -> EventRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -153,7 +153,7 @@ class ClusterClient:
 
     async def logs(
         self, namespace: str, app: str, worker: str, slot: int, *, tail: int = 100, follow: bool = False
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Yield the last `tail` lines of an instance as chunks of text, and with `follow` what comes after."""
         path = f"/v1/namespaces/{namespace}/apps/{app}/instances/{worker}.{slot}/logs"
         query = {"tail": str(tail), "follow": "true" if follow else "false"}
@@ -204,7 +204,7 @@ class ClusterClient:
 
     async def watch(
         self, namespace: str | None = None, app: str | None = None, kinds: Sequence[str] = ()
-    ) -> AsyncIterator[NoticeDocument]:
+    ) -> AsyncGenerator[NoticeDocument, None]:
         """Yield a notice at once and then for each change (kinds: apps, instances, nodes, events; none: all).
 
         Read again whatever the notice names. Ends when the master stops; raises ApiProblem when refused.
