@@ -104,9 +104,7 @@ def orders(command: list[str], count: int, app: str = "bench") -> list[tuple[Ass
         logs=LogSpec(100_000_000, 5),
     )
     spec = OrderSpec(AppId("default", app), 1, worker)
-    return [
-        (Assignment(InstanceId("default", app, "web", slot), "bench", 1, 1, "hash"), spec) for slot in range(count)
-    ]
+    return [(Assignment(InstanceId("default", app, "web", slot), "bench", 1, 1, "hash"), spec) for slot in range(count)]
 
 
 class Agent:
@@ -156,7 +154,9 @@ async def measure(count: int, child: Path, idle_s: float, crashes: int) -> dict[
         try:
             await until(lambda: master.session is not None)
             pid = agent.pid()
-            found["memory of agent + keeper, empty"] = f"{(memory_kib(pid) + memory_kib(agent.keeper.pid)) / 1024:.1f} MB"
+            found["memory of agent + keeper, empty"] = (
+                f"{(memory_kib(pid) + memory_kib(agent.keeper.pid)) / 1024:.1f} MB"
+            )
             began_s = time.monotonic()
             await master.put(*wanted)
             starts = await stamps.wait(count)

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 TURN_BUDGET_S = 0.005
 """Longest that one turn plans and starts before everybody else gets the loop."""
 
+SWEEP_PAUSE_S = 0.05
+"""Between two turns of removing what gone instances left on the disk."""
+
 STEPS_LIMIT = 16
 """Most steps an instance takes in a row; more means that the plan goes in circles."""
 
@@ -75,6 +78,7 @@ class Supervisor:
         self._is_turn_due = False
         self._timers: list[tuple[float, InstanceId]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._removable: dict[InstanceId, None] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
         self._killing: dict[InstanceId, asyncio.Task[None]] = {}
@@ -388,11 +392,25 @@ class Supervisor:
         self._spec_keys.pop(instance, None)
         self._probes.stop(instance)
         self._capture.detach(instance)
-        self._preparer.forget(instance)
-        self._host.release(instance)
         self._ledger.forget(instance)
+        if not self._removable:
+            self._loop.call_later(SWEEP_PAUSE_S, self._sweep)
+        self._removable[instance] = None
         self._forgotten.wake()
         self.on_change(instance)
+
+    def _sweep(self) -> None:
+        """Remove the folders and cgroups of gone instances, a few at a time: they are in nobody's way."""
+        started_s = time.monotonic()
+        while self._removable and time.monotonic() - started_s < TURN_BUDGET_S:
+            instance = next(iter(self._removable))
+            del self._removable[instance]
+            if instance not in self._observed:
+                self._capture.remove(instance)
+                self._preparer.forget(instance)
+                self._host.release(instance)
+        if self._removable and not self._is_closed:
+            self._loop.call_later(SWEEP_PAUSE_S, self._sweep)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -406,6 +424,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop supervising; processes run on and the next agent finds them."""
+        while self._removable:
+            self._sweep()
         self._is_closed = True
         self._set_timer()
         self._probes.close()

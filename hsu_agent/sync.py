@@ -48,6 +48,9 @@ HOPS_LIMIT = 3
 FIRST_ANSWER_S = 10.0
 """Longest wait for the connection, and for the answer to our Hello."""
 
+CLOSE_S = 0.5
+"""Longest wait for the other side's part of a close: it may be the silent one."""
+
 REPORT_LIMIT = 5_000
 """Most statuses in one frame of changes: about 1.5 MB, below the limit of a frame."""
 
@@ -145,6 +148,7 @@ class Sync:
                     url.rstrip("/") + SESSION_PATH,
                     headers={"authorization": f"Bearer {token}"},
                     max_msg_size=FRAME_LIMIT_BYTES,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                     ssl=context,
                 )
         except aiohttp.WSServerHandshakeError as error:

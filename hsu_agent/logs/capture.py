@@ -175,12 +175,15 @@ class Capture:
         return lambda: captured.followers.discard(on_output)
 
     def detach(self, instance: InstanceId) -> None:
-        """Stop draining an instance that is forgotten and remove its pipes; its log files stay."""
+        """Stop draining an instance that is forgotten."""
         captured = self._captured.pop(instance, None)
-        if captured is None:
-            return
-        self._close(captured)
-        shutil.rmtree(self._folder(instance), ignore_errors=True)
+        if captured is not None:
+            self._close(captured)
+
+    def remove(self, instance: InstanceId) -> None:
+        """Remove the pipes of an instance that is forgotten; its log files stay."""
+        if instance not in self._captured:
+            shutil.rmtree(self._folder(instance), ignore_errors=True)
 
     def _close(self, captured: _Captured) -> None:
         loop = asyncio.get_running_loop()
@@ -191,6 +194,8 @@ class Capture:
             if stream.idle is not None:
                 stream.idle.cancel()
             stream.is_closed = True
+            for follower in captured.followers:
+                follower()
             os.close(stream.pipe)
             self._written_of_gone += stream.segments.written_bytes
             self._dropped_of_gone += stream.segments.dropped_bytes

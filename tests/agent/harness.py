@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,10 +120,8 @@ class AgentProcess:
 
 def kill_quietly(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal to one of our processes, if it is still there."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def children(pid: int) -> list[int]:
