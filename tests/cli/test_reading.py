@@ -1,0 +1,244 @@
+"""The verbs that look, the node verbs, and the errors every verb can end with."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from hsu_cluster.cli.commands_read import _tail_events, _watch
+from hsu_cluster.cli.kinds import Query
+from hsu_cluster.cli.session import Session, Terminal
+from hsu_cluster.client.client import ClusterClient
+from hsu_core.model.ids import InstanceId
+from hsu_core.model.lifecycle import State
+from tests.api.harness import ADMIN, asynchronous, eventually
+from tests.cli.harness import Cli, running_cli
+
+LISTS = {
+    "apps": "/v1/apps",
+    "workers": "/v1/workers",
+    "instances": "/v1/instances",
+    "nodes": "/v1/nodes",
+    "events": "/v1/events",
+}
+
+
+@asynchronous
+async def test_json_and_yaml_are_the_documents_of_the_api(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        for kind, path in LISTS.items():
+            document = await cli.api.get(path)
+            assert json.loads((await cli.run("get", kind, "-o", "json")).output) == document
+            assert yaml.safe_load((await cli.run("get", kind, "-o", "yaml")).output) == document
+        app = await cli.api.get("/v1/namespaces/default/apps/shop")
+        assert json.loads((await cli.run("get", "app", "shop", "-o", "json")).output) == app
+        revisions = await cli.api.get("/v1/namespaces/default/apps/shop/revisions")
+        assert json.loads((await cli.run("get", "revisions", "shop", "-o", "json")).output) == revisions
+
+
+@asynchronous
+async def test_lists_can_be_narrowed(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+
+        async def first_column(*arguments: str) -> list[str]:
+            return [line.split()[0] for line in (await cli.run("get", *arguments)).output.splitlines()[1:]]
+
+        assert await first_column("instances") == ["shop/db.0", "shop/web.0", "shop/web.1"]
+        assert await first_column("instances", "shop/web") == ["shop/web.0", "shop/web.1"]
+        assert await first_column("instance", "shop/web.1") == ["shop/web.1"]
+        assert await first_column("workers", "shop/db") == ["shop/db"]
+        assert await first_column("nodes", "node-a") == ["node-a"]
+        assert (await cli.run("get", "apps", "-n", "elsewhere")).output == "no apps\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("get", "instnaces"), 2, "did you mean instances? [input.kind]"),
+        (("get", "apps", "-o", "jsn"), 2, "did you mean json? [input.format]"),
+        (("get", "revisions"), 2, "write: get revisions APP"),
+        (("get", "apps", "shop/web"), 2, "write: get apps APP"),
+        (("get", "instances", "shop/wbe"), 1, "did you mean shop/web? [not-found]"),
+        (("get", "apps", "nothing"), 1, "[not-found]"),
+        (("get", "instances", "a b"), 2, "write APP, APP/WORKER or APP/WORKER.SLOT"),
+        (("describe", "shop/wbe"), 1, "did you mean shop/web? [not-found]"),
+        (("describe", "shop/web.7"), 1, "[not-found]"),
+        (("describe", "node/nothing"), 1, "[not-found]"),
+        (("logs", "nothing"), 1, "[not-found]"),
+        (("logs", "shop/wbe"), 1, "did you mean shop/web? [not-found]"),
+        (("logs", "shop", "--tail", "-1"), 2, "[usage]"),
+        (("node", "cordon", "nothing"), 1, "[not-found]"),
+        (("node", "remove", "node-a"), 1, "[node.present]"),
+        (("node", "drian", "x"), 2, "did you mean drain? [usage]"),
+        (("deply", "x"), 2, "did you mean deploy? [usage]"),
+        (("get", "apps", "--sever", "x"), 2, "did you mean --server? [usage]"),
+        (("deploy",), 2, "see hsu-cluster deploy --help [usage]"),
+        (("plan",), 1, "see hsu-cluster plan --help [usage]"),
+        (("restart", "shop", "--timeout", "soon"), 2, "write for example 30s or 1m30s"),
+    ],
+)
+@asynchronous
+async def test_mistakes_are_answered_with_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, told: str
+) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        result = await cli.run(*arguments, expect=status)
+        assert result.errors.startswith("error: cannot ")
+        assert told in result.errors
+        assert result.output == ""
+
+
+@asynchronous
+async def test_describe_shows_every_kind_of_object(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        for target, told in {
+            "shop": "Phase:      Healthy",
+            "shop/web": "Replicas:   2",
+            "shop/web.1": "Process:    4001",
+            "node/node-a": "Memory:",
+        }.items():
+            assert told in (await cli.run("describe", target)).output
+
+
+@asynchronous
+async def test_status_and_events(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        told = (await cli.run("status")).output
+        assert told.startswith("Leader:   m1 (http://127.0.0.1:")
+        assert {"cluster", "nodes", "apps"} == json.loads((await cli.run("status", "-o", "json")).output).keys()
+        assert (await cli.run("events", "shop")).output == (await cli.run("get", "events", "shop")).output
+
+
+@asynchronous
+async def test_node_verbs(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        assert (await cli.run("node", "cordon", "node-a")).output == "node node-a is cordoned\n"
+        assert "ready, cordoned" in (await cli.run("node", "list")).output
+        drained = await cli.run("node", "drain", "node-a")
+        assert drained.output == "node node-a is being drained of 0 instances\ndone\n"
+        assert (await cli.run("node", "uncordon", "node-a")).output == "node node-a takes instances again\n"
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        late = await cli.run("node", "drain", "node-a", "--timeout", "200ms", expect=1)
+        assert "3 instances still there after 200ms" in late.errors
+
+
+@asynchronous
+async def test_logs_of_several_instances_have_their_names_in_front(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        cli.api.leader.logged = {
+            InstanceId("default", "shop", "db", 0): [b"ready\n"],
+            InstanceId("default", "shop", "web", 0): [b"one\ntw", b"o\n"],
+            InstanceId("default", "shop", "web", 1): [],
+        }
+        told = (await cli.run("logs", "shop")).output
+        assert told == "db.0  | ready\nweb.0 | one\nweb.0 | two\n"
+        assert (await cli.run("logs", "shop/web.0")).output == "one\ntwo\n"
+        followed = (await cli.run("logs", "shop/web", "-f", "--tail", "5")).output
+        assert followed == "web.0 | one\nweb.0 | two\n"
+
+
+@asynchronous
+async def test_a_log_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        cli.api.leader.seen.clear()
+        assert "[node.unreachable]" in (await cli.run("logs", "shop/web.0", expect=1)).errors
+
+
+@asynchronous
+async def test_a_wrong_token_and_a_missing_one(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        cli.token_file.write_text("hsu_this-is-not-the-token\n")
+        assert "[auth.unauthorized]" in (await cli.run("get", "apps", expect=1)).errors
+        cli.token_file.unlink()
+        assert "[input.token-file]" in (await cli.run("get", "apps", expect=2)).errors
+
+
+@asynchronous
+async def test_no_master_there(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        cli.api.url = "http://127.0.0.1:1"
+        errors = (await cli.run("get", "apps", expect=1)).errors
+        assert errors.startswith("error: cannot reach http://127.0.0.1:1: connection refused; ")
+        assert errors.endswith("[client.unreachable]\n")
+
+
+@asynchronous
+async def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        process = await cli.start("get", "apps", "-o", "json")
+        assert process.stdout is not None
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        await process.wait()
+
+
+class Watching:
+    """A `-w` that runs beside the test, writing into a buffer."""
+
+    def __init__(self, cli: Cli) -> None:
+        self.screen = io.StringIO()
+        self.cli = cli
+        console = Console(file=self.screen, width=200)
+        self.session = Session(terminal=Terminal(console, console), clock=lambda: 1_000_000.0)
+
+    async def lines(self, count: int) -> list[str]:
+        """Return the lines when there are so many."""
+        await eventually(f"{count} lines", lambda: self.screen.getvalue().count("\n") >= count)
+        return self.screen.getvalue().splitlines()
+
+
+@asynchronous
+async def test_watching_in_a_pipe_prints_rows_that_changed(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli, ClusterClient(cli.api.url, ADMIN) as cluster:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        watching = Watching(cli)
+        task = asyncio.create_task(_watch(watching.session, cluster, Query("instances", "default"), "table"))
+        first = await watching.lines(4)
+        assert [line.split()[0] for line in first] == ["INSTANCE", "shop/db.0", "shop/web.0", "shop/web.1"]
+        await cli.api.assign(1, "node-a", state=State.FAILED)
+        more = await watching.lines(5)
+        assert [line.split()[0] for line in more[4:] if "INSTANCE" not in line] == ["shop/web.1"]
+        await _end(task)
+
+
+@asynchronous
+async def test_watching_events_prints_each_once(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli, ClusterClient(cli.api.url, ADMIN) as cluster:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        watching = Watching(cli)
+        task = asyncio.create_task(_tail_events(watching.session, cluster, Query("events")))
+        before = len(await watching.lines(2))
+        await cli.run("scale", "shop/web=3", "--no-wait")
+        lines = await watching.lines(before + 1)
+        assert len(lines) == len(set(lines))
+        await _end(task)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
