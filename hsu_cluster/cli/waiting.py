@@ -129,8 +129,13 @@ async def until_instances(
 
 
 def all_gone(target: TargetName) -> Callable[[Instances], bool]:
-    """Return the condition that no instance of the target is left."""
-    return lambda instances: not any(matches(instance, target) for instance in instances)
+    """Return the condition that no instance of the target is left, but for copies on lost nodes.
+
+    Those stop when their node is back; nobody can wait for that.
+    """
+    return lambda instances: not any(
+        matches(instance, target) and instance["state"] != State.UNKNOWN for instance in instances
+    )
 
 
 def all_stopped(target: TargetName) -> Callable[[Instances], bool]:
