@@ -57,6 +57,14 @@ class JournalUndecided(Exception):
     """The write failed, and the file cannot be read to see whether it is there."""
 
 
+class JournalUnsettled(JournalError):
+    """The write was not tried: it is still not known whether an earlier one is in the file."""
+
+
+class EarlierWriteFound(JournalError):
+    """The write was not tried: an earlier, undecided one turned out to be in the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What one transaction writes."""
@@ -115,9 +123,15 @@ class Journal:
         leases = dict(connection.execute("SELECT id, ttl_s FROM leases"))
         return Contents(cluster_id, revision, compacted, events, leases)
 
-    def write(self, change: Change) -> None:
-        """Make a change durable. Raises JournalError (not written) or JournalUndecided."""
-        if self._connection is None:
+    def write(self, change: Change, *, must_settle: bool = False) -> None:
+        """Make a change durable. Raises JournalError (not written) or JournalUndecided.
+
+        After a JournalUndecided the next calls carry `must_settle`, until one raises neither that
+        nor JournalUnsettled.
+        """
+        if must_settle:
+            self._settle_earlier()
+        elif self._connection is None:
             self.settle()
         is_committing = False
         try:
@@ -153,14 +167,19 @@ class Journal:
             self._close_connection()
             raise JournalError(str(error)) from error
 
-    def accept(self) -> None:
-        """Count a write that `settle` found in the file after all."""
-        self._sequence += 1
-
     def close(self) -> None:
         """Close the file and give up the lock; a second call does nothing."""
         self._close_connection()
         self._lock.release()
+
+    def _settle_earlier(self) -> None:
+        try:
+            is_written = self.settle()
+        except JournalError as error:
+            raise JournalUnsettled(str(error)) from error
+        if is_written:
+            self._sequence += 1
+            raise EarlierWriteFound("an earlier write is in the file")
 
     def _open(self) -> sqlite3.Connection:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -8,10 +8,10 @@ later revision is exactly one commit.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from hsu_core.model.errors import Compacted, LeaseLost
 from hsu_core.store.base import (
@@ -46,8 +46,7 @@ class Commit:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """Names one stored version of a key, for the one who keeps it on disk."""
 
     key: str
@@ -168,9 +167,9 @@ class Mvcc:
         start = max(0, self.compacted + 1 - self._first_commit)
         stop = max(0, revision + 1 - self._first_commit)
         self.compacted = revision
-        for commit in self._commits[start:stop]:
-            for event in commit.events:
-                dropped += self._drop_superseded(event.entry.key, revision)
+        changed = (event.entry.key for commit in self._commits[start:stop] for event in commit.events)
+        for key in dict.fromkeys(changed):
+            dropped += self._drop_superseded(key, revision)
         if stop >= TRIM_COMMITS:
             del self._commits[:stop]
             self._first_commit += stop
@@ -196,8 +195,8 @@ class Mvcc:
                 del self._lease_keys[entry.lease]
 
     def _drop_superseded(self, key: str, revision: int) -> list[Version]:
-        versions = self._versions.get(key, [])
-        count = sum(1 for event in versions if event.entry.mod_revision <= revision)
+        versions = self._versions[key]
+        count = bisect_right(versions, revision, key=_revision_of)
         if count and not versions[count - 1].is_delete:
             count -= 1
         dropped = [_version(event) for event in versions[:count]]
@@ -287,6 +286,10 @@ class Stage:
         if events:
             self.revision += 1
             self.commits.append(Commit(self.revision, tuple(events)))
+
+
+def _revision_of(event: Event) -> int:
+    return event.entry.mod_revision
 
 
 def _version(event: Event) -> Version:
