@@ -19,7 +19,6 @@ from hsu_cluster.planning.slots import (
     Desired,
     WorkerTarget,
     available_at_s,
-    is_restart_needed,
 )
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import InstanceId
@@ -75,37 +74,25 @@ class Mover:
         """Return what one instance needs of a node."""
         return self.draft.table.demand(self.target.app, self.spec)
 
-    def is_outdated(self, slot: Slot) -> bool:
-        """Return whether the slot has to be replaced: another specification or generation, or its node no longer suits.
+    def keep(self, slot: Slot, why: str) -> bool:
+        """Change the order of a slot and leave its process where and what it is. Returns whether it does.
 
-        Whether the node suits is asked once, when the revision changes: a label or reserve changed later evicts nobody.
+        With a new revision its node must still suit (room, ports, conditions); this is asked once, when the
+        revision changes: a label or a capacity that changes later evicts nobody.
         """
-        assignment = slot.assignment
-        if assignment is None:
-            return False
-        if is_restart_needed(assignment, slot.desired):
-            return True
-        if assignment.revision == slot.desired.revision or slot.is_lost:
-            return False
-        return not self._suits(slot, assignment)
-
-    def _suits(self, slot: Slot, assignment: Assignment) -> bool:
-        table = self.draft.table
-        entry = table.by_name.get(assignment.node)
-        held = table.release(slot.instance)
-        does_fit = entry is not None and fits(entry, self.demand)
-        if held is not None:
-            table.reserve(slot.instance, *held)
-        return does_fit
-
-    def keep(self, slot: Slot, why: str) -> None:
-        """Change the order of a slot and leave its process where and what it is."""
         assignment = slot.assignment
         assert assignment is not None
         if assignment.revision != slot.desired.revision:
-            self.draft.table.release(slot.instance)
-            self.draft.table.reserve(slot.instance, assignment.node, self.spec.resources, assignment.ports)
+            table = self.draft.table
+            entry = table.by_name.get(assignment.node)
+            held = table.release(slot.instance)
+            if entry is None or not fits(entry, self.demand):
+                if held is not None:
+                    table.reserve(slot.instance, *held)
+                return False
+            table.reserve(slot.instance, assignment.node, self.spec.resources, assignment.ports)
         self.draft.put(slot.instance, assignment.node, slot.desired, assignment.ports, why)
+        return True
 
     def replace(self, slot: Slot) -> bool:
         """Give a slot its new order, on its node where that still fits, else on another. Returns whether it changes."""

@@ -17,6 +17,7 @@ from hsu_cluster.planning.slots import (
     describe_state,
     is_as_desired,
     is_ready,
+    is_restart_needed,
     is_serving,
     max_unavailable,
 )
@@ -35,8 +36,7 @@ def plan_worker(draft: Draft, target: WorkerTarget) -> None:
     mover = Mover(draft, target)
     _move_off_lost_nodes(mover, slots)
     _place_missing(mover, slots)
-    outdated = [slot for slot in slots if mover.is_outdated(slot)]
-    _apply_at_once(mover, slots, outdated)
+    outdated = _apply_at_once(mover, slots)
     _replace_in_waves(mover, slots, outdated)
     _move_off_draining_nodes(mover, slots)
 
@@ -164,21 +164,26 @@ def _old_copy(draft: Draft, slot: Slot) -> InstanceStatus | None:
 # --- at once -------------------------------------------------------------------------------------
 
 
-def _apply_at_once(mover: Mover, slots: list[Slot], outdated: list[Slot]) -> None:
-    """Change what needs no budget: stops and starts, a new revision number alone, `recreate`."""
-    replaced = {slot.instance for slot in outdated}
+def _apply_at_once(mover: Mover, slots: list[Slot]) -> list[Slot]:
+    """Change what needs no budget: stops and starts, a new revision number alone, `recreate`.
+
+    Returns the slots that have to be replaced: another specification or generation, or their node no
+    longer suits the new revision.
+    """
+    outdated: list[Slot] = []
     for slot in slots:
         assignment, desired = slot.assignment, slot.desired
         if assignment is None or mover.draft.is_changed(slot.instance) or is_as_desired(assignment, desired):
             continue
         if slot.is_lost and assignment.revision != desired.revision:
             continue  # whether its node suits the new revision is judged when that returns
-        if slot.instance not in replaced:
-            mover.keep(slot, _why_kept(assignment, desired))
-        elif slot.is_lost:
-            continue  # a restart waits for the node too; off it, it was moved above or must not be
-        elif desired.is_stopped or assignment.is_stopped or mover.spec.rollout.strategy == "recreate":
+        if not is_restart_needed(assignment, desired) and mover.keep(slot, _why_kept(assignment, desired)):
+            continue
+        outdated.append(slot)
+        is_free = desired.is_stopped or assignment.is_stopped or mover.spec.rollout.strategy == "recreate"
+        if is_free and not slot.is_lost:  # off a lost node it was moved before, or must not be
             mover.replace(slot)
+    return outdated
 
 
 def _why_kept(assignment: Assignment, desired: Desired) -> str:
