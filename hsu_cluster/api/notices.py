@@ -119,14 +119,12 @@ class NoticeHub:
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Follow the store for the life of the application (an aiohttp cleanup context)."""
-        task = asyncio.create_task(
-            keep_running("watch for notices", self._follow, expected=(StoreError,)), name="api notices"
-        )
-        try:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(
+                keep_running("watch for notices", self._follow, expected=(StoreError,)), name="api notices"
+            )
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            following.cancel()
 
     async def _follow(self) -> None:
         while True:

@@ -108,19 +108,27 @@ async def _push(call: Call, socket: web.WebSocketResponse, subscription: Subscri
         async for _ in socket:
             pass  # pings and the close are handled below us; a client has nothing more to say
 
-    reading = asyncio.create_task(read(), name="watch reader")
-    reading.add_done_callback(lambda _: subscription.close())
-    try:
-        while not subscription.is_closed:
-            notice = await subscription.next(RECHECK_S)
-            if not await call.services.tokens.is_valid(principal):
-                raise Unauthorized("go on watching", "the token was revoked", "connect with another one")
-            if notice is not None and not subscription.is_closed:
-                await _send(socket, notice)
-    finally:
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read(), name="watch reader")
+        reading.add_done_callback(lambda _: subscription.close())
+        try:
+            await _tell(call, socket, subscription, principal)
+        except (HsuError, ConnectionError, TimeoutError) as error:
+            failure = error  # raised below, out of the group, which would wrap it
         reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+    if failure is not None:
+        raise failure
     await socket.close(code=WSCloseCode.GOING_AWAY)
+
+
+async def _tell(call: Call, socket: web.WebSocketResponse, subscription: Subscription, principal: Principal) -> None:
+    while not subscription.is_closed:
+        notice = await subscription.next(RECHECK_S)
+        if not await call.services.tokens.is_valid(principal):
+            raise Unauthorized("go on watching", "the token was revoked", "connect with another one")
+        if notice is not None and not subscription.is_closed:
+            await _send(socket, notice)
 
 
 async def _send(socket: web.WebSocketResponse, document: object) -> None:
