@@ -157,7 +157,7 @@ class Cluster:
                     continue
                 environment = process.environ()
                 if environment.get("HSU_TEST_WORKER_OF") == self.marker:
-                    found.setdefault(environment["HSU_INSTANCE"], []).append(process.pid)
+                    found.setdefault(environment["HSU_INSTANCE"].removeprefix("default/"), []).append(process.pid)
         return found
 
     # Programs
@@ -303,7 +303,12 @@ class Cluster:
         items: list[dict[str, Any]] = []
         page = ""
         while True:
-            document = self.call("GET", f"{path}?limit=500{page}")
+            try:
+                document = self.call("GET", f"{path}?limit=500{page}")
+            except ApiError as error:
+                if error.status == 404:  # removed, and none of its instances is left
+                    return []
+                raise
             items += document["items"]
             if not document["next"]:
                 return items
