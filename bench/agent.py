@@ -220,7 +220,12 @@ async def measure_logs(megabytes: int) -> dict[str, str]:
     """Return the figures of one worker that writes lines of 100 bytes as fast as it can."""
     folder = Path(tempfile.mkdtemp(prefix="hsu-bench-"))
     lines = megabytes * 10_000
-    code = f"import os,sys\nb=(b'x'*99+b'\\n')*655\nfor _ in range({lines}//655): os.write(1,b)\nimport time;time.sleep(9999)"
+    code = (
+        "import os, time\n"
+        "block = (b'x' * 99 + b'\\n') * 655\n"
+        f"for _ in range({lines} // 655): os.write(1, block)\n"
+        "time.sleep(9999)"
+    )
     size = lines // 655 * 65500
     async with FakeMaster(beat_s=2.0, ttl_s=10.0) as master:
         agent = Agent(folder, master.url)

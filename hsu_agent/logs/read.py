@@ -27,8 +27,8 @@ def _files(path: Path) -> list[Path]:
     return [*(found for found, _ in segment_files(path)), path]
 
 
-def _tail_of_file(descriptor: int, lines: int, limit_bytes: int) -> tuple[bytes, int, int]:
-    """Return the last bytes of a file that hold up to `lines` line ends, their number, and the file's size."""
+def _tail_of_file(descriptor: int, lines: int, limit_bytes: int) -> bytes:
+    """Return the last bytes of a file, at least `lines` lines of it if it has so many."""
     size = position = os.fstat(descriptor).st_size
     blocks: list[bytes] = []
     found = 0
@@ -38,7 +38,7 @@ def _tail_of_file(descriptor: int, lines: int, limit_bytes: int) -> tuple[bytes,
         blocks.insert(0, block)
         found += block.count(b"\n")
         position = start
-    return b"".join(blocks), found, size
+    return b"".join(blocks)
 
 
 def last_lines(text: bytes, lines: int) -> bytes:
@@ -74,14 +74,14 @@ class StreamReader:
             if descriptor is None:
                 continue
             try:
-                text, found, _ = _tail_of_file(descriptor, wanted, left_bytes)
+                text = _tail_of_file(descriptor, wanted, left_bytes)
             finally:
                 os.close(descriptor)
             if path == self._path:
                 text = text[: len(text) - max(0, self._surplus(text))]
             text = last_lines(text, wanted)
             parts.insert(0, text)
-            wanted -= max(found, text.count(b"\n"))
+            wanted -= text.count(b"\n") + (1 if text and not text.endswith(b"\n") else 0)
             left_bytes -= len(text)
         return b"".join(parts)
 
