@@ -80,6 +80,10 @@ def _leaving(reading: Reading, status: InstanceStatus) -> InstanceDocument:
     document["ports"] = dict(status.ports)
     _describe(document, status)
     document["reason"] = status.reason or "no longer wanted"
+    node = reading.view.nodes.get(status.node)
+    if node is not None and node.state is not NodeState.READY:
+        document["state"], document["ready"] = str(State.UNKNOWN), False
+        document["reason"] = f"no longer wanted; its node is {node.state}, it may be running until that is back"
     document["revision"] = reading.changed.get(keys.status(status.instance, status.node), 0)
     return document
 

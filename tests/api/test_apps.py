@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hsu_core.model.ids import InstanceId
 from hsu_core.model.node import NodeState
 from hsu_core.store.base import Store
 from hsu_core.store.memory import MemoryStore
 from hsu_core.store.sqlite import SqliteStore
 from hsu_core.wire import keys
 from tests.api.harness import APP, NAMESPACE, SHOP, asynchronous, running_api
+
+WEB_0 = InstanceId("default", "shop", "web", 0)
 
 
 async def _open(kind: str, folder: Path) -> Store:
@@ -231,3 +234,20 @@ async def test_instances_show_slots_with_and_without_a_node(tmp_path: Path) -> N
         items = {item["id"]: item for item in (await api.get("/v1/instances"))["items"]}
         assert (items["shop/web.0"]["state"], items["shop/web.0"]["ready"]) == ("unknown", False)
         assert (await api.send("GET", f"{NAMESPACE}/apps/none/instances")).code == "not-found"
+
+
+@asynchronous
+async def test_what_is_left_of_a_removed_app_is_shown_until_it_has_ended(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await api.deploy()
+        await api.add_node("node-a")
+        await api.assign(0, "node-a")
+        await api.send("DELETE", APP)
+        await api.store.delete(keys.assignment(WEB_0))
+        (left,) = (await api.get("/v1/instances"))["items"]
+        assert (left["id"], left["state"], left["reason"]) == ("shop/web.0", "running", "no longer wanted")
+        await api.add_node("node-a", NodeState.LOST)
+        (left,) = (await api.get(f"{APP}/instances"))["items"]
+        assert (left["state"], left["ready"]) == ("unknown", False)
+        await api.store.delete(keys.status(WEB_0, "node-a"))
+        assert (await api.get("/v1/instances"))["items"] == []
