@@ -12,9 +12,9 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from hsu_agent.daemon import run_agent
-
 from hsu_cluster.daemon import run_master, stop_on_signals
 from hsu_core.runtime.settings import AgentSettings, Listen, MasterSettings, SqliteStoreSettings
+
 
 def standalone_settings(
     data_dir: Path, listen: Listen, *, log_format: str = "text", log_level: str = "info"
