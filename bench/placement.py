@@ -120,6 +120,7 @@ def main() -> None:
     print(f"{options.nodes} nodes")
     groups, size, singles = options.groups, options.group_size, options.singles
     line(f"grouped ({groups} x {size})", rate(empty, requests(groups, size)), 50_000)
+    line("grouped, spread over zone", rate(empty, requests(groups, size, spread=("zone",))), 50_000)
     line("grouped, spread over zone, rack", rate(empty, requests(groups, size, spread=("zone", "rack"))), 50_000)
     line("groups of 10", rate(empty, requests(singles // 10, 10)))
     line("one by one", rate(empty, requests(singles, 1)), 5_000)

@@ -389,3 +389,26 @@ def test_a_port_that_a_stopping_process_still_holds_is_not_given_away() -> None:
     revision = make_revision(1, make_worker(ports={"http": 8080}))
     plan = reconcile(make_view(revision, nodes=NODES[:1], statuses=[stopping]), NOW_S)
     assert plan.unplaced == {slot("web", 0): "1 of 1 nodes has port 8080 in use (a)"}
+
+
+def test_a_strict_slot_on_a_draining_node_stays_until_its_node_has_reported_it() -> None:
+    view = make_view(
+        make_revision(1, make_worker(guarantee=Guarantee.STRICT)),
+        nodes=NODES,
+        assignments=_running(1),
+        statuses=[],
+        node_intents=[NodeIntent("a", is_draining=True)],
+    )
+    plan = reconcile(view, NOW_S)
+    assert (plan.actions, _codes(plan)) == ((), ["strict.unseen"])
+
+
+def test_a_larger_reservation_without_a_restart_is_granted_only_where_it_fits() -> None:
+    view = make_view(
+        make_revision(1, make_worker(replicas=2, memory_mib=400)),
+        make_revision(2, make_worker(replicas=2, memory_mib=600)),
+        nodes=(make_node("a", memory_mib=1000), make_node("b", memory_mib=1000)),
+        assignments=[make_assignment(slot("web", number), "a") for number in range(2)],
+    )
+    nodes = {name: order.node for name, order in _puts(reconcile(view, NOW_S)).items()}
+    assert nodes == {"shop/web.0": "a", "shop/web.1": "b"}
