@@ -134,7 +134,7 @@ async def measure_all(folder: Path) -> None:
         await measure("sqlite", store)
     await measure_compaction(folder / "compacted.db")
     for binary in find_etcd_binaries():
-        cluster = EtcdCluster(binary.path)
+        cluster = EtcdCluster(binary.path, is_synced=True)
         await asyncio.to_thread(cluster.start)
         try:
             async with closing(await EtcdStore.connect(cluster.endpoints)) as store:

@@ -26,6 +26,9 @@ BACKENDS = ["memory", "sqlite", *(f"etcd-{binary.version}" for binary in find_et
 if len(BACKENDS) == 2:
     BACKENDS.append("etcd")
 
+OLDEST_AND_NEWEST = list(dict.fromkeys((BACKENDS[2], BACKENDS[-1])))
+"""The etcd backends for tests that take seconds each."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -88,7 +91,17 @@ def binary_of(version: str) -> EtcdBinary:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path, etcd_servers: Callable[[str], EtcdCluster]) -> Backend:
     """Each backend in turn."""
-    name: str = request.param
+    return make_backend(request.param, tmp_path, etcd_servers)
+
+
+@pytest.fixture(params=[*BACKENDS[:2], *OLDEST_AND_NEWEST])
+def slow_backend(request: pytest.FixtureRequest, tmp_path: Path, etcd_servers: Callable[[str], EtcdCluster]) -> Backend:
+    """Each backend in turn, but only two versions of etcd."""
+    return make_backend(request.param, tmp_path, etcd_servers)
+
+
+def make_backend(name: str, tmp_path: Path, etcd_servers: Callable[[str], EtcdCluster]) -> Backend:
+    """Return a backend by its name."""
     prefix = f"/test{next(_NUMBERS)}/"
 
     async def connect() -> Store:

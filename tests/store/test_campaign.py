@@ -83,9 +83,9 @@ def test_margin_is_at_most_a_quarter_of_the_ttl(margin_s: float, ttl_s: float, w
     assert bounded_margin_s(margin_s, ttl_s) == wanted_s
 
 
-async def test_a_keeper_keeps_its_lease_beyond_the_ttl(backend: Backend) -> None:
-    key = backend.prefix + "a"
-    async with backend.open() as store:
+async def test_a_keeper_keeps_its_lease_beyond_the_ttl(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "a"
+    async with slow_backend.open() as store:
         keeper = await LeaseKeeper.grant(store, 1)
         await store.put(key, b"", lease=keeper.lease.id)
         end = keeper.deadline + keeper.lease.ttl_s / 2
@@ -103,17 +103,17 @@ async def test_a_keeper_keeps_its_lease_beyond_the_ttl(backend: Backend) -> None
         assert await store.get(key) is None
 
 
-async def test_a_revoked_lease_is_noticed_by_its_keeper(backend: Backend) -> None:
-    async with backend.open() as store:
+async def test_a_revoked_lease_is_noticed_by_its_keeper(slow_backend: Backend) -> None:
+    async with slow_backend.open() as store:
         keeper = await LeaseKeeper.grant(store, 1.5)
         await store.revoke(keeper.lease.id)
         await asyncio.wait_for(keeper.run(), PATIENCE_S)
         assert "has ended" in keeper.reason
 
 
-async def test_one_candidate_leads_and_the_next_follows_a_resignation(backend: Backend) -> None:
-    key = backend.prefix + "leader"
-    async with backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
+async def test_one_candidate_leads_and_the_next_follows_a_resignation(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
+    async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
         first = await a.acquire()
         entry = await store.get(key)
         assert entry is not None
@@ -131,9 +131,9 @@ async def test_one_candidate_leads_and_the_next_follows_a_resignation(backend: B
             await store.renew(first.lease.id)
 
 
-async def test_a_deposed_leader_commits_nothing(backend: Backend) -> None:
-    key, work = backend.prefix + "leader", backend.prefix + "work"
-    async with backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
+async def test_a_deposed_leader_commits_nothing(slow_backend: Backend) -> None:
+    key, work = slow_backend.prefix + "leader", slow_backend.prefix + "work"
+    async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
         old = await a.acquire()
         assert (await store.txn([old.fence()], [Put(work, b"old")])).succeeded
         assert await depose(store, key, old.term)
@@ -147,10 +147,10 @@ async def test_a_deposed_leader_commits_nothing(backend: Backend) -> None:
         assert (await store.txn([new.fence()], [])).succeeded
 
 
-async def test_a_wedged_leader_is_lost_before_another_leads(backend: Backend) -> None:
-    key = backend.prefix + "leader"
+async def test_a_wedged_leader_is_lost_before_another_leads(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
     async with (
-        backend.open() as store,
+        slow_backend.open() as store,
         Campaign(store, key, b"a", 2, progress_limit_s=0.1) as a,
         Campaign(store, key, b"b", 2) as b,
     ):
@@ -163,9 +163,9 @@ async def test_a_wedged_leader_is_lost_before_another_leads(backend: Backend) ->
         assert second.term > wedged.term
 
 
-async def test_leaving_the_context_hands_over(backend: Backend) -> None:
-    key = backend.prefix + "leader"
-    async with backend.open() as store, Campaign(store, key, b"b", 10) as b:
+async def test_leaving_the_context_hands_over(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
+    async with slow_backend.open() as store, Campaign(store, key, b"b", 10) as b:
         async with Campaign(store, key, b"a", 10) as a:
             first = await a.acquire()
         assert first.lost.is_set()
@@ -173,9 +173,9 @@ async def test_leaving_the_context_hands_over(backend: Backend) -> None:
         assert (await asyncio.wait_for(b.acquire(), PATIENCE_S)).term > first.term
 
 
-async def test_a_candidate_can_lead_again(backend: Backend) -> None:
-    key = backend.prefix + "leader"
-    async with backend.open() as store, Campaign(store, key, b"a", 10) as campaign:
+async def test_a_candidate_can_lead_again(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
+    async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as campaign:
         first = await campaign.acquire()
         await depose(store, key, first.term)
         second = await asyncio.wait_for(campaign.acquire(), PATIENCE_S)

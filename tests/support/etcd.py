@@ -62,6 +62,12 @@ class EtcdBinary:
         return tuple(int(part) for part in re.findall(r"\d+", self.version))
 
 
+@functools.cache
+def _has_unsafe_no_fsync(binary: Path) -> bool:
+    answer = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=30, check=False)
+    return "--unsafe-no-fsync" in answer.stdout + answer.stderr
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdTls:
     """Certificate files of the client port; `is_client_cert_required` turns mutual TLS on."""
@@ -143,8 +149,16 @@ class EtcdProcess:
     """One etcd member: its folder, its ports and its process."""
 
     def __init__(
-        self, binary: Path, name: str, folder: Path, *, flags: Sequence[str] = (), tls: EtcdTls | None = None
+        self,
+        binary: Path,
+        name: str,
+        folder: Path,
+        *,
+        flags: Sequence[str] = (),
+        tls: EtcdTls | None = None,
+        is_synced: bool = False,
     ) -> None:
+        self.is_synced = is_synced
         self.binary = binary
         self.name = name
         self.folder = folder
@@ -186,6 +200,8 @@ class EtcdProcess:
             *("--initial-cluster-state", "new", "--log-level", "warn", "--logger", "zap"),
             *("--log-outputs", "stderr", *self._tls_flags(), *self.flags),
         ]
+        if not self.is_synced and _has_unsafe_no_fsync(self.binary):
+            arguments.append("--unsafe-no-fsync")
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -296,7 +312,9 @@ class EtcdProcess:
 class EtcdCluster:
     """One member or three (`size`), with a unique cluster token and a folder that goes away with it.
 
-    `flags` are given to every member, e.g. `("--auth-token-ttl", "2")`. Use it as a context manager.
+    `flags` are given to every member, e.g. `("--auth-token-ttl", "2")`. Unless `is_synced`, members
+    leave out their disk syncs where they can: a SIGKILL loses nothing by that, only a power cut
+    would. Use it as a context manager.
     """
 
     def __init__(
@@ -306,11 +324,13 @@ class EtcdCluster:
         size: int = 1,
         flags: Sequence[str] = (),
         tls: EtcdTls | None = None,
+        is_synced: bool = False,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hsu-etcd-"))
         chosen = binary or default_etcd().path
         self.members = tuple(
-            EtcdProcess(chosen, f"m{number}", self.folder, flags=flags, tls=tls) for number in range(size)
+            EtcdProcess(chosen, f"m{number}", self.folder, flags=flags, tls=tls, is_synced=is_synced)
+            for number in range(size)
         )
         atexit.register(self.stop)
 
