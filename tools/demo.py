@@ -225,7 +225,8 @@ class Demo:
             f"  export HSU_DATA_DIR={self.data_dir}\n"
             f"  {short} status\n  {short} get instances -w\n  {short} logs shop/clock -f\n"
             f"  {short} events\n\nTo take it down:\n"
-            f"  {short} remove shop && kill {self.program.pid} && rm -r {self.folder}\n"
+            f"  {short} remove shop && kill {self.program.pid} && tail --pid {self.program.pid} -f /dev/null"
+            f" && rm -r {self.folder}\n"
         )
 
 

@@ -74,8 +74,8 @@ def build() -> typer.Typer:
     return app
 
 
-def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the connection options first, wherever they stood before `--`."""
+def hoisted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the connection options, wherever they stood before `--`, and the rest of the arguments."""
     front: list[str] = []
     rest: list[str] = []
     waiting = iter(arguments)
@@ -88,7 +88,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
             front.append(argument)
         else:
             rest.append(argument)
-    return front + rest
+    return front, rest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit status; no error leaves as a traceback."""
     logging.getLogger().addHandler(logging.NullHandler())
-    given = hoisted(arguments)
+    front, rest = hoisted(arguments)
     try:
-        status = _invoke(given)
+        status = _invoke(front + rest, is_plan=rest[:1] == ["plan"])
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -112,13 +112,13 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _invoke(arguments: Sequence[str]) -> int:
+def _invoke(arguments: list[str], *, is_plan: bool) -> int:
     try:
-        status = build()(list(arguments), prog_name="hsu-cluster", standalone_mode=False)
+        status = build()(arguments, prog_name="hsu-cluster", standalone_mode=False)
     except BaseExceptionGroup as group:
         return _failed(unwrapped(group))
     except Exception as error:
-        return _failed(error, is_plan="plan" in arguments[:1])
+        return _failed(error, is_plan=is_plan)
     return status if isinstance(status, int) else 0
 
 

@@ -182,7 +182,8 @@ def plan_lines(plan: PlanDocument) -> list[Text]:
         fields = f"({', '.join(change['fields'])})" if change["fields"] else ""
         told = f"{change['text']} {fields}".strip()
         rows.append(row(Cell(f"{sign} {shown(change['worker'])}", style), cell(change["action"], style), told))
-    head = Text(f"{shown(plan['app'])}: {count(len(rows), 'change')} to revision {plan['app_revision']}")
+    before = f"revision {plan['app_revision']}" if plan["app_revision"] else "nothing: a new app"
+    head = Text(f"{shown(plan['app'])}: {count(len(rows), 'change')} from {before}")
     body = columns(("WORKER", "ACTION", "CHANGE"), rows)[1:] if rows else []
     unplaced = [
         Text(f"! {shown(slot)} would find no node: {shown(why)}", style="red")

@@ -133,8 +133,8 @@ def all_gone(target: TargetName) -> Callable[[Instances], bool]:
 
     Those stop when their node is back; nobody can wait for that.
     """
-    return lambda instances: not any(
-        matches(instance, target) and instance["state"] != State.UNKNOWN for instance in instances
+    return lambda instances: (
+        not any(matches(instance, target) and instance["state"] != State.UNKNOWN for instance in instances)
     )
 
 

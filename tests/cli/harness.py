@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsu_cluster.cli.main import run
-from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit, Revision
+from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, LastExit, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
 from hsu_core.wire import keys
@@ -115,6 +115,14 @@ class Cli:
     async def until_deployed(self, app: str = "shop") -> None:
         """Wait until the app is in the store; the test's own deadline ends it."""
         while await self.api.store.get(keys.app(AppId("default", app))) is None:
+            await asyncio.sleep(0.005)
+
+    async def until_restarted(self, worker: str, app: str = "shop") -> None:
+        """Wait until a restart of the worker is asked for in the store."""
+        while True:
+            entry = await self.api.store.get(keys.app(AppId("default", app)))
+            if entry is not None and decode(AppRecord, entry.value).intent(worker).restart_generation:
+                return
             await asyncio.sleep(0.005)
 
 

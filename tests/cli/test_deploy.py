@@ -158,8 +158,9 @@ async def test_a_strategy_holds_for_every_worker(tmp_path: Path) -> None:
 async def test_plan_ends_with_2_when_there_are_changes_and_0_when_not(tmp_path: Path) -> None:
     async with running_cli(tmp_path) as cli:
         told = (await cli.run("plan", str(cli.shop), expect=2)).output
-        assert told.splitlines()[0] == "shop: 2 changes to revision 1"
+        assert told.splitlines()[0] == "shop: 2 changes from nothing: a new app"
         await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
         assert "no change" in (await cli.run("plan", str(cli.shop))).output
         cli.shop.write_text(SHOP.replace("3600", "1800"))
         assert "~ web" in (await cli.run("plan", str(cli.shop), expect=2)).output
@@ -213,7 +214,7 @@ async def test_restart_waits_for_other_processes(tmp_path: Path) -> None:
         await cli.run("deploy", str(cli.shop), "--no-wait")
         await cli.place(pid=4000)
         restarting = asyncio.create_task(cli.run("restart", "shop/web"))
-        await asyncio.wait({restarting}, timeout=0.3)
+        await cli.until_restarted("web")
         assert not restarting.done(), "the old processes are no answer"
         await cli.place(pid=5000, generation=1)
         assert (await restarting).output == "shop/web is restarted\ndone\n"

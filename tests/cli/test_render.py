@@ -101,7 +101,7 @@ def test_cluster_status_without_a_leader_and_without_nodes(golden: Golden) -> No
 PLAN = {
     "namespace": "default",
     "app": "shop",
-    "app_revision": 4,
+    "app_revision": 3,
     "unchanged": False,
     "changes": [
         {"worker": "web", "action": "restart", "text": "2 instances get a new process", "fields": ["args", "files"]},

@@ -67,7 +67,11 @@ def test_a_kept_cluster_can_be_reached_and_taken_down_as_it_says(tmp_path: Path)
         token_file = re.search(r"token file +(\S+)", told)
         take_down = re.search(r"To take it down:\n +(.*)", told)
         folder = re.search(r"HSU_DATA_DIR=(\S+)", told)
-        assert server and token_file and take_down and folder
+        assert None not in (server, token_file, take_down, folder), told
+        assert server is not None
+        assert token_file is not None
+        assert take_down is not None
+        assert folder is not None
         environment = {**os.environ, "HSU_DATA_DIR": folder.group(1)}
         program = Path(sys.executable).with_name("hsu-cluster")
         command = [program, "get", "apps", "--server", server.group(1), "--token-file", token_file.group(1)]
