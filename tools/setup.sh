@@ -46,7 +46,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
 fi
-pip="$venv/bin/python -m pip --quiet --disable-pip-version-check"
+pip="$venv/bin/python -m pip -qq --disable-pip-version-check"
 $pip install --upgrade 'pip>=25.1' # dependency groups
 if [ "$kind" = dev ]; then
     echo "setup: installing the product and the tools for tests into $venv"

@@ -26,9 +26,11 @@ ENVIRONMENT_READERS = (
     "hsu_core/wire/settings.py",
     "hsu_cluster/cli/",
     "hsu_agent/keeper.py",
+    "hsu_agent/daemon.py",
+    "hsu_agent/keeper.py",
     "hsu_agent/host/",
 )
-"""Who may look at `os.environ`: settings, the command line, and whatever starts processes."""
+"""Who may look at `os.environ`: settings, the command line, and whatever starts processes or hands over to one."""
 
 
 def _report(found: Iterator[tuple[Path, int, str]], advice: str) -> None:
