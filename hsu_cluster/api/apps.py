@@ -48,8 +48,12 @@ async def list_apps(call: Call) -> Answer:
     reading = await reader.read(Scope(namespace), revision=page.revision)
     unplaced = await reader.unplaced(reading)
     now_s = call.services.clock()
-    items = [app_document(reading, app, unplaced, now_s) for app in sorted(reading.view.apps)]
-    return Answer(list_document(items, lambda item: (item["namespace"], item["app"]), page, reading.revision))
+
+    def build(app: AppId) -> AppDocument:
+        return app_document(reading, app, unplaced, now_s)
+
+    found = sorted(reading.view.apps)
+    return Answer(list_document(found, lambda app: (app.namespace, app.app), page, reading.revision, build))
 
 
 async def list_workers(call: Call) -> Answer:
@@ -80,11 +84,18 @@ def namespace_and_app(call: Call) -> tuple[str | None, str | None]:
 
 async def get_app(call: Call) -> Answer:
     """Return one app."""
-    return Answer(await read_app(call, call.app))
+    app, reader = call.app, call.services.reader
+    reading = await reader.read(Scope(app.namespace, app.app))
+    if app not in reading.view.apps:
+        raise no_such_app(app)
+    return Answer(app_document(reading, app, await reader.unplaced(reading), call.services.clock()))
 
 
-async def read_app(call: Call, app: AppId, revision: int | None = None) -> AppDocument:
-    """Return the document of an app as of now, or at `revision` if that is still kept. Raises NotFound."""
+async def _changed_app(call: Call, app: AppId, revision: int | None) -> AppDocument:
+    """Return the app as it is after a change at `revision` (None, or not kept any more: as of now).
+
+    Why slots have no node is left out: the leader has had no time yet, and finding out reads everything.
+    """
     reader = call.services.reader
     scope = Scope(app.namespace, app.app)
     try:
@@ -93,7 +104,7 @@ async def read_app(call: Call, app: AppId, revision: int | None = None) -> AppDo
         reading = await reader.read(scope)
     if app not in reading.view.apps:
         raise no_such_app(app)
-    return app_document(reading, app, await reader.unplaced(reading), call.services.clock())
+    return app_document(reading, app, {}, call.services.clock())
 
 
 async def list_revisions(call: Call) -> Answer:
@@ -169,7 +180,7 @@ async def put_app(call: Call) -> Answer:
     if is_dry_run:
         return await _plan(call, app, parsed)
     committed = await commit(call, body, lambda: _deploy(call, app, parsed))
-    document: Any = await read_app(call, app, committed)
+    document: Any = await _changed_app(call, app, committed)
     document["unchanged"] = committed is None
     document["warnings"] = fault_documents(parsed.warnings)
     return Answer(cast(DeployDocument, document))
@@ -328,7 +339,7 @@ async def _edit(call: Call, app: AppId, edit: Edit, code: str, text: str) -> Ans
         return Change([unchanged(entry, keys.app(app))], [Put(keys.app(app), _encoded(edited, entry))], made)
 
     committed = await commit(call, await call.request.read(), compute)
-    return Answer(await read_app(call, app, committed))
+    return Answer(await _changed_app(call, app, committed))
 
 
 async def delete_app(call: Call) -> Answer:

@@ -13,7 +13,8 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -308,12 +309,21 @@ def page_request(call: Call) -> PageRequest:
 
 
 def list_document(
-    items: Sequence[T], name: Callable[[T], tuple[str, ...]], page: PageRequest, revision: int
-) -> Mapping[str, Any]:
-    """Return a page of sorted `items`; `name` gives what the next page starts after."""
-    later = [item for item in items if name(item) > page.after] if page.after else list(items)
-    shown, rest = later[: page.limit], later[page.limit :]
-    return {"items": shown, "revision": revision, "next": page_token(revision, name(shown[-1])) if rest else None}
+    items: Sequence[T],
+    name: Callable[[T], tuple[str, ...]],
+    page: PageRequest,
+    revision: int,
+    build: Callable[[T], Any] = lambda item: item,
+) -> dict[str, Any]:
+    """Return a page of `items`, sorted by `name`; `build` makes the document of those that are shown."""
+    start = bisect_right(items, page.after, key=name) if page.after else 0
+    shown = items[start : start + page.limit]
+    is_more = start + page.limit < len(items)
+    return {
+        "items": [build(item) for item in shown],
+        "revision": revision,
+        "next": page_token(revision, name(shown[-1])) if is_more else None,
+    }
 
 
 def page_token(revision: int, after: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hsu_cluster.api.problem import fault_documents
-from hsu_cluster.api.reading import Reading, missing_slots
+from hsu_cluster.api.reading import Reading
 from hsu_cluster.client.documents import (
     AppDocument,
     CapacityDocument,
@@ -34,24 +34,15 @@ NOT_PLACED = "waits for the leader to place it"
 NODE_LOST = "its node is lost; it may be running"
 
 
-def instance_documents(reading: Reading, unplaced: Mapping[InstanceId, str]) -> list[InstanceDocument]:
-    """Return all instances of the reading in order: assigned, not placed yet, and going away."""
-    view = reading.view
-    latest: dict[InstanceId, InstanceStatus] = {}
-    for (instance, _), status in view.statuses.items():
-        known = latest.get(instance)
-        if known is None or status.epoch > known.epoch:
-            latest[instance] = status
-    documents = []
-    for instance in sorted({*view.assignments, *latest, *missing_slots(view)}):
-        assignment = view.assignments.get(instance)
-        if assignment is not None:
-            documents.append(_assigned(reading, assignment, view.statuses.get((instance, assignment.node))))
-        elif instance in latest:
-            documents.append(_leaving(reading, latest[instance]))
-        else:
-            documents.append(_unplaced(reading, instance, unplaced.get(instance, NOT_PLACED)))
-    return documents
+def instance_document(reading: Reading, instance: InstanceId, unplaced: Mapping[InstanceId, str]) -> InstanceDocument:
+    """Return one instance of the reading's index: assigned, going away, or not placed yet."""
+    assignment = reading.view.assignments.get(instance)
+    if assignment is not None:
+        return _assigned(reading, assignment, reading.view.statuses.get((instance, assignment.node)))
+    status = reading.index.latest.get(instance)
+    if status is not None:
+        return _leaving(reading, status)
+    return _unplaced(reading, instance, unplaced.get(instance, NOT_PLACED))
 
 
 def _assigned(reading: Reading, assignment: Assignment, status: InstanceStatus | None) -> InstanceDocument:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hsu_cluster.api.apps import namespace_and_app
 from hsu_cluster.api.calls import Answer, Call, PageRequest, list_document, no_such_app, page_request
-from hsu_cluster.api.documents import instance_documents
+from hsu_cluster.api.documents import instance_document
 from hsu_cluster.api.peers import unreachable_leader
 from hsu_cluster.api.reading import Scope
 from hsu_cluster.api.writing import event, event_put
@@ -53,12 +53,16 @@ async def list_app_instances(call: Call) -> Answer:
 async def _list(call: Call, scope: Scope, page: PageRequest) -> Answer:
     reader = call.services.reader
     reading = await reader.read(scope, revision=page.revision)
-    items = instance_documents(reading, await reader.unplaced(reading))
+    unplaced = await reader.unplaced(reading)
 
-    def name(item: InstanceDocument) -> tuple[str, ...]:
-        return (item["namespace"], item["app"], item["worker"], f"{item['slot']:05d}")
+    def build(instance: InstanceId) -> InstanceDocument:
+        return instance_document(reading, instance, unplaced)
 
-    return Answer(list_document(items, name, page, reading.revision))
+    return Answer(list_document(reading.index.order, _name, page, reading.revision, build))
+
+
+def _name(instance: InstanceId) -> tuple[str, ...]:
+    return instance.namespace, instance.app, instance.worker, f"{instance.slot:05d}"
 
 
 async def _node_of(call: Call, instance: InstanceId) -> str:
@@ -72,8 +76,8 @@ async def _node_of(call: Call, instance: InstanceId) -> str:
         return keys.parts(statuses.entries[-1].key)[-1]
     if await store.get(keys.app(instance.app_id)) is None:
         raise no_such_app(instance.app_id)
-    documents = (await _list(call, Scope(instance.namespace, instance.app), PageRequest(10**6))).document["items"]
-    if any(item["worker"] == instance.worker and item["slot"] == instance.slot for item in documents):
+    reading = await call.services.reader.read(Scope(instance.namespace, instance.app))
+    if instance in reading.index.order:
         raise Conflict(
             f"reach {instance}", "it has no node yet", f"see `hsu-cluster describe {instance.app}`",
             code="conflict.not-placed",

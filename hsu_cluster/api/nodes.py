@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hsu_cluster.api.calls import Answer, Call, list_document, page_request
 from hsu_cluster.api.documents import node_document
 from hsu_cluster.api.problem import conflict
-from hsu_cluster.api.reading import EVERYTHING
+from hsu_cluster.api.reading import NODES_ONLY
 from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
 from hsu_cluster.client.documents import EmptyBody, NodeDocument, RemovedDocument
 from hsu_cluster.planning.intents import suggestion
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_core.model.errors import Compacted, NotFound
-from hsu_core.model.node import NodeIntent, NodeRecord, NodeState
+from hsu_core.model.node import NodeIntent, NodeRecord, NodeState, Usage
 from hsu_core.store.base import Delete, Operation, Put, range_all
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode, encode
@@ -22,8 +23,8 @@ from hsu_core.wire.codec import decode, encode
 async def list_nodes(call: Call) -> Answer:
     """Return all nodes with what their assignments reserve."""
     page = page_request(call)
-    reading = await call.services.reader.read(EVERYTHING, revision=page.revision)
-    usage = NodeTable.from_view(reading.view).usage()
+    reading = await call.services.reader.read(NODES_ONLY, revision=page.revision)
+    usage = await _usage(call)
     seen = call.services.leader.last_seen()
     items = [node_document(reading, node, usage, seen) for _, node in sorted(reading.view.nodes.items())]
     return Answer(list_document(items, lambda item: (item["name"],), page, reading.revision))
@@ -37,14 +38,18 @@ async def get_node(call: Call) -> Answer:
 async def _read_node(call: Call, name: str, revision: int | None = None) -> NodeDocument:
     reader = call.services.reader
     try:
-        reading = await reader.read(EVERYTHING, revision=revision)
+        reading = await reader.read(NODES_ONLY, revision=revision)
     except Compacted:
-        reading = await reader.read(EVERYTHING)
+        reading = await reader.read(NODES_ONLY)
     node = reading.view.nodes.get(name)
     if node is None:
         raise await _no_such_node(call, name)
-    usage = NodeTable.from_view(reading.view).usage()
-    return node_document(reading, node, usage, call.services.leader.last_seen())
+    return node_document(reading, node, await _usage(call), call.services.leader.last_seen())
+
+
+async def _usage(call: Call) -> Mapping[str, Usage]:
+    overview = await call.services.reader.overview()
+    return NodeTable.from_view(overview.view).usage()
 
 
 async def _no_such_node(call: Call, name: str) -> NotFound:

@@ -8,9 +8,10 @@ one list, and everybody who looks while nothing happens, cost one short question
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hsu_cluster.planning.reconcile import reconcile
@@ -30,16 +31,26 @@ KEPT_READINGS = 8
 KEPT_RECORDS = 200_000
 """Decoded records kept: about twice what 50,000 instances have."""
 
+CHEAP_S = 0.05
+"""A reading of everything that took less is made anew for every explanation."""
+
+COST_FACTOR = 10.0
+"""An expensive one is used again for so many times what it took: explaining costs a tenth of the time at most."""
+
+AGE_LIMIT_S = 10.0
+"""But never for longer: reasons and usage of nodes are seconds old at worst."""
+
 TRIES = 3
 """How often a read starts again when a compaction overtakes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is read: everything, one namespace, or one app."""
+    """What is read: everything, one namespace, or one app; the nodes always, and alone with `is_nodes_only`."""
 
     namespace: str | None = None
     app: str | None = None
+    is_nodes_only: bool = False
 
     @property
     def app_id(self) -> AppId | None:
@@ -54,18 +65,41 @@ class Scope:
             return f"{family}{self.namespace}/"
         return f"{family}{self.namespace}/{self.app}" + ("" if family == keys.APPS else "/")
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Return the prefixes of all keys of the scope."""
+        families = () if self.is_nodes_only else (keys.APPS, keys.REVISIONS, keys.ASSIGNMENTS, keys.STATUS)
+        return (*map(self.prefix, families), keys.NODES, keys.NODE_INTENTS)
+
 
 EVERYTHING = Scope()
+NODES_ONLY = Scope(is_nodes_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIndex:
+    """All instances of a view in order: assigned, missing, or only seen; and the newest status of each."""
+
+    order: Sequence[InstanceId]
+    latest: Mapping[InstanceId, InstanceStatus]
 
 
 @dataclass(slots=True)
 class Reading:
-    """A view, and for each store key in it the revision of its last change."""
+    """A view, and for each store key in it the revision of its last change. The rest is worked out when needed."""
 
     scope: Scope
     view: ClusterView
     changed: Mapping[str, int]
-    unplaced: Mapping[InstanceId, str] | None = field(default=None)
+    unplaced: Mapping[InstanceId, str] | None = None
+    _index: InstanceIndex | None = None
+
+    @property
+    def index(self) -> InstanceIndex:
+        """Return the index of the instances."""
+        if self._index is None:
+            self._index = _index_of(self.view)
+        return self._index
 
     @property
     def revision(self) -> int:
@@ -76,9 +110,15 @@ class Reading:
 class Reader:
     """Reads from one store; `clock` gives seconds since 1970 to the planner that explains unplaced slots."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
+        self._overview: Reading | None = None
+        self._overview_until_s = 0.0
+        self._looking = asyncio.Lock()
         self._readings: OrderedDict[tuple[Scope, int], Reading] = OrderedDict()
         self._records: dict[str, tuple[int, Any]] = {}
 
@@ -105,67 +145,48 @@ class Reader:
         missing = missing_slots(reading.view)
         if not missing:
             return {}
-        full = await self.read(revision=reading.revision)
+        overview = await self.overview()
         apps = {instance.app_id for instance in missing}
-        plan = await asyncio.to_thread(reconcile, full.view, self._clock(), apps=apps)
-        return plan.unplaced
+        plan = await asyncio.to_thread(reconcile, overview.view, self._clock(), apps=apps)
+        return {instance: plan.unplaced[instance] for instance in missing if instance in plan.unplaced}
+
+    async def overview(self) -> Reading:
+        """Return a recent reading of everything: for what explains or sums up, and need not be of one revision."""
+        async with self._looking:
+            if self._overview is not None and self._monotonic() < self._overview_until_s:
+                return self._overview
+            started_s = self._monotonic()
+            self._overview = await self.read(EVERYTHING)
+            now_s = self._monotonic()
+            took_s = now_s - started_s
+            age_s = 0.0 if took_s < CHEAP_S else min(COST_FACTOR * took_s, AGE_LIMIT_S)
+            self._overview_until_s = now_s + age_s
+            return self._overview
 
     async def _at(self, scope: Scope, revision: int) -> Reading:
         kept = self._readings.get((scope, revision))
         if kept is not None:
             self._readings.move_to_end((scope, revision))
             return kept
-        entries: list[Entry] = []
-        for prefix in (
-            *(scope.prefix(family) for family in (keys.APPS, keys.REVISIONS, keys.ASSIGNMENTS, keys.STATUS)),
-            keys.NODES,
-            keys.NODE_INTENTS,
-        ):
-            entries += await self._range(prefix, revision)
-        reading = self._build(scope, revision, entries)
+        records: list[_Record] = []
+        for prefix in scope.prefixes:
+            records += await self._range(prefix, revision)
+        reading = _build(scope, revision, records)
         self._readings[scope, revision] = reading
         while len(self._readings) > KEPT_READINGS:
             self._readings.popitem(last=False)
         return reading
 
-    async def _range(self, prefix: str, revision: int) -> list[Entry]:
-        found: list[Entry] = []
+    async def _range(self, prefix: str, revision: int) -> list[_Record]:
+        found: list[_Record] = []
         start: str | None = None
         while True:
             page: Page = await self._store.range(prefix, start_key=start, revision=revision)
-            found += page.entries
+            found += [_Record(entry.key, entry.mod_revision, self._decode(entry)) for entry in page.entries]
             start = page.next_key
             if start is None:
                 return found
             await asyncio.sleep(0)  # a local store answers without a pause: let others in between pages
-
-    def _build(self, scope: Scope, revision: int, entries: list[Entry]) -> Reading:
-        apps: dict[AppId, AppRecord] = {}
-        revisions: dict[tuple[AppId, int], Revision] = {}
-        assignments: dict[InstanceId, Assignment] = {}
-        statuses: dict[tuple[InstanceId, str], InstanceStatus] = {}
-        nodes: dict[str, NodeRecord] = {}
-        intents: dict[str, NodeIntent] = {}
-        changed: dict[str, int] = {}
-        for entry in entries:
-            record = self._decode(entry)
-            if scope.app_id is not None and isinstance(record, AppRecord) and record.id != scope.app_id:
-                continue  # the prefix of app "shop" is also that of "shop2"
-            changed[entry.key] = entry.mod_revision
-            if isinstance(record, Assignment):
-                assignments[record.instance] = record
-            elif isinstance(record, InstanceStatus):
-                statuses[record.instance, record.node] = record
-            elif isinstance(record, AppRecord):
-                apps[record.id] = record
-            elif isinstance(record, Revision):
-                revisions[record.id, record.number] = record
-            elif isinstance(record, NodeRecord):
-                nodes[record.name] = record
-            elif isinstance(record, NodeIntent):
-                intents[record.name] = record
-        view = ClusterView(revision, apps, revisions, assignments, statuses, nodes, intents)
-        return Reading(scope, view, changed)
 
     def _decode(self, entry: Entry) -> Any:
         known = self._records.get(entry.key)
@@ -178,6 +199,42 @@ class Reader:
         return record
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    key: str
+    changed: int
+    content: Any
+
+
+def _build(scope: Scope, revision: int, records: list[_Record]) -> Reading:
+    apps: dict[AppId, AppRecord] = {}
+    revisions: dict[tuple[AppId, int], Revision] = {}
+    assignments: dict[InstanceId, Assignment] = {}
+    statuses: dict[tuple[InstanceId, str], InstanceStatus] = {}
+    nodes: dict[str, NodeRecord] = {}
+    intents: dict[str, NodeIntent] = {}
+    changed: dict[str, int] = {}
+    for record in records:
+        content = record.content
+        if scope.app_id is not None and isinstance(content, AppRecord) and content.id != scope.app_id:
+            continue  # the prefix of app "shop" is also that of "shop2"
+        changed[record.key] = record.changed
+        if isinstance(content, Assignment):
+            assignments[content.instance] = content
+        elif isinstance(content, InstanceStatus):
+            statuses[content.instance, content.node] = content
+        elif isinstance(content, AppRecord):
+            apps[content.id] = content
+        elif isinstance(content, Revision):
+            revisions[content.id, content.number] = content
+        elif isinstance(content, NodeRecord):
+            nodes[content.name] = content
+        elif isinstance(content, NodeIntent):
+            intents[content.name] = content
+    view = ClusterView(revision, apps, revisions, assignments, statuses, nodes, intents)
+    return Reading(scope, view, changed)
+
+
 _KINDS: Mapping[str, type[Any]] = {
     "apps": AppRecord,
     "revisions": Revision,
@@ -186,6 +243,20 @@ _KINDS: Mapping[str, type[Any]] = {
     "nodes": NodeRecord,
     "node-intents": NodeIntent,
 }
+
+
+def _index_of(view: ClusterView) -> InstanceIndex:
+    latest: dict[InstanceId, InstanceStatus] = {}
+    for (instance, _), status in view.statuses.items():
+        known = latest.get(instance)
+        if known is None or status.epoch > known.epoch:
+            latest[instance] = status
+    found = sorted({*view.assignments, *latest, *missing_slots(view)}, key=_order_key)
+    return InstanceIndex(found, latest)
+
+
+def _order_key(instance: InstanceId) -> tuple[str, str, str, int]:
+    return instance.namespace, instance.app, instance.worker, instance.slot
 
 
 def missing_slots(view: ClusterView) -> list[InstanceId]:
