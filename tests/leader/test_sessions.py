@@ -185,7 +185,7 @@ def test_a_frame_that_is_no_frame_ends_that_session_only(tmp_path: Path) -> None
 
 def test_a_second_master_on_the_same_file_is_refused(tmp_path: Path) -> None:
     async def act(_: Master) -> None:
-        with pytest.raises(StoreInUse, match="another process"):
+        with pytest.raises(StoreInUse, match="one file serves one process"):
             await run_master(settings(tmp_path), stop=asyncio.Event())
 
     run(tmp_path, act)
