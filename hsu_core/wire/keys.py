@@ -8,6 +8,8 @@
 | `tokens/<id>`                              | TokenRecord    | API                                      |
 | `apps/<ns>/<app>`                          | AppRecord      | API (compare-and-set)                    |
 | `revisions/<ns>/<app>/<number>`            | Revision       | API (created once)                       |
+| `removed/<ns>/<app>`                       | RevisionFloor  | API: numbers of a removed app stay used  |
+| `idempotency/<hash>`                       | Idempotency    | API, in the transaction of the change    |
 | `node-intents/<node>`                      | NodeIntent     | API (compare-and-set)                    |
 | `nodes/<node>`                             | NodeRecord     | leader: node hub (fenced)                |
 | `assignments/<ns>/<app>/<worker>/<slot>`   | Assignment     | leader: planner loop (fenced)            |
