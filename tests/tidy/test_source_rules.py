@@ -25,7 +25,6 @@ ENVIRONMENT_READERS = (
     "hsu_core/runtime/settings.py",
     "hsu_core/wire/settings.py",
     "hsu_cluster/cli/",
-    "hsu_agent/keeper.py",
     "hsu_agent/daemon.py",
     "hsu_agent/keeper.py",
     "hsu_agent/host/",
