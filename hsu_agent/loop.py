@@ -9,7 +9,6 @@ are made from the event loop's thread. Decisions live in `hsu_agent.planning`; w
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import os
 import random
@@ -28,6 +27,7 @@ from hsu_agent.planning import reconcile
 from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired, Observed
 from hsu_agent.probes.runner import ProbeRunner
+from hsu_agent.timers import Sweeper, Timers
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
 from hsu_core.model.ids import InstanceId
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 
 TURN_BUDGET_S = 0.005
 """Longest that one turn plans and starts before everybody else gets the loop."""
-
-SWEEP_PAUSE_S = 0.05
-"""Between two turns of removing what gone instances left on the disk."""
 
 STEPS_LIMIT = 16
 """Most steps an instance takes in a row; more means that the plan goes in circles."""
@@ -76,9 +73,8 @@ class Supervisor:
         self._observed: dict[InstanceId, Observed] = {}
         self._marked: dict[InstanceId, None] = {}
         self._is_turn_due = False
-        self._timers: list[tuple[float, InstanceId]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._removable: dict[InstanceId, None] = {}
+        self._timers = Timers(self.mark)
+        self._sweeper = Sweeper(self._remove)
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
         self._killing: dict[InstanceId, asyncio.Task[None]] = {}
@@ -218,25 +214,6 @@ class Supervisor:
             log.warning("%s is restarted: %s", instance, after.health.reason)
             self.mark(instance)
 
-    def _wake_at(self, at_s: float, instance: InstanceId) -> None:
-        heapq.heappush(self._timers, (at_s, instance))
-        if self._timers[0][0] == at_s:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._timers and not self._is_closed:
-            wait_s = max(0.0, self._timers[0][0] - time.monotonic())
-            self._timer = self._loop.call_later(wait_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        now_s = time.monotonic()
-        while self._timers and self._timers[0][0] <= now_s:
-            self.mark(heapq.heappop(self._timers)[1])
-        self._set_timer()
-
     # -- view, plan, apply ------------------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -260,7 +237,7 @@ class Supervisor:
             now_s = time.monotonic()
             step = reconcile.plan_instance(instance, self._desired.get(instance), self._observed.get(instance), now_s)
             if step.wake_at_s is not None:
-                self._wake_at(step.wake_at_s, instance)
+                self._timers.wake_at(step.wake_at_s, instance)
             if not step.actions:
                 return
             for action in step.actions:
@@ -393,24 +370,16 @@ class Supervisor:
         self._probes.stop(instance)
         self._capture.detach(instance)
         self._ledger.forget(instance)
-        if not self._removable:
-            self._loop.call_later(SWEEP_PAUSE_S, self._sweep)
-        self._removable[instance] = None
+        self._sweeper.add(instance)
         self._forgotten.wake()
         self.on_change(instance)
 
-    def _sweep(self) -> None:
-        """Remove the folders and cgroups of gone instances, a few at a time: they are in nobody's way."""
-        started_s = time.monotonic()
-        while self._removable and time.monotonic() - started_s < TURN_BUDGET_S:
-            instance = next(iter(self._removable))
-            del self._removable[instance]
-            if instance not in self._observed:
-                self._capture.remove(instance)
-                self._preparer.forget(instance)
-                self._host.release(instance)
-        if self._removable and not self._is_closed:
-            self._loop.call_later(SWEEP_PAUSE_S, self._sweep)
+    def _remove(self, instance: InstanceId) -> None:
+        """Remove folders and cgroup of an instance, unless it has come back meanwhile."""
+        if instance not in self._observed:
+            self._capture.remove(instance)
+            self._preparer.forget(instance)
+            self._host.release(instance)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -424,10 +393,9 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop supervising; processes run on and the next agent finds them."""
-        while self._removable:
-            self._sweep()
         self._is_closed = True
-        self._set_timer()
+        self._sweeper.close()
+        self._timers.close()
         self._probes.close()
         for task in self._killing.values():
             task.cancel()

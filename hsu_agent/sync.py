@@ -48,6 +48,9 @@ HOPS_LIMIT = 3
 FIRST_ANSWER_S = 10.0
 """Longest wait for the connection, and for the answer to our Hello."""
 
+REPORT_PAUSE_S = 0.01
+"""Shortest time between two reports of changes: a thousand starts must not become a thousand frames."""
+
 CLOSE_S = 0.5
 """Longest wait for the other side's part of a close: it may be the silent one."""
 
@@ -230,16 +233,19 @@ class Sync:
         return frames.Report(self._supervisor.statuses(), is_full=True)
 
     async def next_report(self) -> frames.Report:
-        """Return what has changed; waits until something has. Changes of one loop turn go together."""
+        """Return what has changed; waits until something has. A lone change goes at once, many go together."""
         while not self._changed:
             await self._reports.wait()
-        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._reported_s + REPORT_PAUSE_S - loop.time()))
+        self._reported_s = loop.time()
         taken = [self._changed.pop() for _ in range(min(len(self._changed), REPORT_LIMIT))]
         statuses = {instance: self._supervisor.status(instance) for instance in sorted(taken)}
         gone = tuple(instance for instance, status in statuses.items() if status is None)
         return frames.Report(tuple(status for status in statuses.values() if status is not None), gone)
 
     _is_new_cluster = False
+    _reported_s = float("-inf")
 
 
 class _Session:

@@ -81,6 +81,13 @@ class CgroupTree:
         except OSError:
             return True
 
+    def is_proven_empty(self, instance: InstanceId) -> bool:
+        """Return True only if the cgroup of the instance is there and says that it holds no process."""
+        try:
+            return b"populated 0" in _read(f"{self._path(instance)}/cgroup.events")
+        except OSError:
+            return False
+
     def members(self, instance: InstanceId) -> list[int]:
         """Return the processes in the cgroup."""
         try:

@@ -2,8 +2,8 @@
 
 A pid is never trusted alone: identity is (boot id, pid, start time), verified after the pidfd is open, and
 every signal goes through that pidfd. That a tree is empty is proven in one of two ways:
- - its cgroup is unpopulated, and no process was made anywhere between the birth of its first process and
-   the moment it was in the cgroup (so nothing can have slipped out before);
+ - its cgroup is unpopulated, and its first process had no child yet when it was put into the cgroup (so
+   nothing can have slipped out before);
  - or a look through /proc that began after the last kill shows no process with its mark, session or cgroup,
    nor a descendant of one.
 """
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9: the group of the process behind the pidfd, with no race."""
+
+_NEWER_LIMIT = 64
+"""Most processes made elsewhere meanwhile that are looked at one by one; above that the tree is looked for."""
 
 _REAP_BUDGET_S = 0.005
 """Longest that ended processes are reaped in one go."""
@@ -80,7 +83,6 @@ class LinuxHost:
         self._watched: dict[int, _Watched] = {}
         self._born: dict[int, int] = {}
         self._ended_pids: deque[int] = deque()
-        self._enrolled: set[tuple[int, int]] = set()
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._load = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self._is_closed = False
@@ -121,12 +123,25 @@ class LinuxHost:
         stat = read_stat(started.pid)
         process = Process(started.pid, stat.start_time if stat else 0, self.boot_id, launch.run, at)
         is_in = self._cgroups is not None and self._cgroups.enrol(launch.instance, process.pid)
-        if is_in and self._last_pid() == process.pid:
-            self._enrolled.add((process.pid, process.start_time))
+        if is_in and self._was_first_in(process.pid):
+            process = replace(process, is_enrolled=True)
         if self._files_limit is not None:
             with contextlib.suppress(OSError, ValueError):
                 resource.prlimit(process.pid, resource.RLIMIT_NOFILE, self._files_limit)
         return process
+
+    def _was_first_in(self, pid: int) -> bool:
+        """Return whether it is proven that a process made no child before now.
+
+        Numbers are given in order, so a child would have one between `pid` and the newest. Whoever has one of
+        these and is a child of the process, or of those to whom its orphans fall, may be its descendant.
+        """
+        newest = self._last_pid()
+        if not pid <= newest <= pid + _NEWER_LIMIT:
+            return False
+        parents = {pid, os.getpid(), os.getppid(), 1}
+        newer = (read_stat(number) for number in range(pid + 1, newest + 1))
+        return not any(stat is not None and (stat.ppid in parents or stat.session == pid) for stat in newer)
 
     def _last_pid(self) -> int:
         """Return the number given to the newest process or thread of the machine."""
@@ -228,12 +243,9 @@ class LinuxHost:
 
     def is_tree_empty(self, instance: InstanceId, process: Process) -> bool:
         """Return True only if it is proven at once that no process of the instance is left."""
-        if self._cgroups is None or (process.pid, process.start_time) not in self._enrolled:
+        if self._cgroups is None or not process.is_enrolled or process.pid in self._watched:
             return False
-        if process.pid in self._watched or self._cgroups.is_populated(instance):
-            return False
-        self._enrolled.discard((process.pid, process.start_time))
-        return True
+        return self._cgroups.is_proven_empty(instance)
 
     async def end_tree(self, instance: InstanceId, process: Process | None) -> None:
         """Kill every process of the instance; return when none is left."""
@@ -245,8 +257,6 @@ class LinuxHost:
             for stat in members.values():
                 _kill(stat)
             if not members and not (self._cgroups is not None and self._cgroups.is_populated(instance)):
-                if process is not None:
-                    self._enrolled.discard((process.pid, process.start_time))
                 return
             if not is_told and time.monotonic() - started_s > _STUBBORN_S:
                 is_told = True
@@ -289,11 +299,6 @@ class LinuxHost:
         os.close(self._load)
         if self._cgroups is not None:
             self._cgroups.close()
-
-
-def describe(process: Process) -> Process:
-    """Return the process with its start on the wall clock, where it was not known."""
-    return process if process.started_at else replace(process, started_at=_wall_time(process.start_time))
 
 
 def _wall_time(start_time: int) -> float:

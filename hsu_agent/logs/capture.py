@@ -9,7 +9,6 @@ are not in our memory when we are killed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -44,7 +43,7 @@ DRAIN_PORTIONS = 8
 @dataclass(slots=True)
 class _Stream:
     name: str
-    path: Path
+    path: str
     pipe: int
     segments: Segments
     is_grown: bool = False
@@ -63,8 +62,8 @@ class Capture:
     """All pipes of this agent. Calls are made from the event loop's thread."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._run = data_dir / "run"
-        self._logs = data_dir / "logs"
+        self._run = str(private_folder(data_dir / "run"))
+        self._logs = str(data_dir / "logs")
         self._captured: dict[InstanceId, _Captured] = {}
         self._waiting: deque[tuple[_Captured, _Stream]] = deque()
         self._written_of_gone = 0
@@ -72,7 +71,8 @@ class Capture:
 
     def log_path(self, instance: InstanceId, stream: str) -> Path:
         """Return the file that holds the newest output of a stream."""
-        return self._logs / instance.namespace / instance.app / f"{instance.worker}.{instance.slot}" / f"{stream}.log"
+        folder = f"{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
+        return Path(f"{self._logs}/{folder}/{stream}.log")
 
     def attach(self, instance: InstanceId, spec: LogSpec) -> None:
         """Begin (or go on) to drain the pipes of an instance. Raises ProcessError."""
@@ -83,9 +83,10 @@ class Capture:
             return
         captured = _Captured()
         try:
-            folder = private_folder(self._folder(instance))
+            folder = self._folder(instance)
+            os.makedirs(folder, 0o700, exist_ok=True)
             for name in STREAMS:
-                path = folder / name
+                path = f"{folder}/{name}"
                 _make_fifo(path)
                 pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
                 segments = Segments(self.log_path(instance, name), spec.segment_bytes, spec.segments)
@@ -118,8 +119,8 @@ class Capture:
             raise ProcessError(what, str(error), "raise ulimit -n of the agent", code="process.output") from error
         return opened[0], opened[1]
 
-    def _folder(self, instance: InstanceId) -> Path:
-        return self._run / instance.namespace / instance.app / f"{instance.worker}.{instance.slot}"
+    def _folder(self, instance: InstanceId) -> str:
+        return f"{self._run}/{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
 
     def _note_output(self, captured: _Captured, stream: _Stream) -> None:
         """Queue a stream that has output: each gets its turn, however much the others write."""
@@ -220,10 +221,11 @@ class Capture:
         return [stream for captured in self._captured.values() for stream in captured.streams.values()]
 
 
-def _make_fifo(path: Path) -> None:
+def _make_fifo(path: str) -> None:
     """Make the pipe unless it is there; anything else under its name is removed."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISFIFO(os.lstat(path).st_mode):
-            return
-        path.unlink()
-    os.mkfifo(path, 0o600)
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        if not stat.S_ISFIFO(os.lstat(path).st_mode):
+            os.unlink(path)
+            os.mkfifo(path, 0o600)

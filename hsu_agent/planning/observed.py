@@ -37,13 +37,17 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who a process is: a number alone is not an identity. `start_time` is in clock ticks since boot."""
+    """Who a process is: a number alone is not an identity. `start_time` is in clock ticks since boot.
+
+    `is_enrolled`: it was put into a cgroup before it had a child, so that cgroup holds all of its tree.
+    """
 
     pid: int
     start_time: int
     boot_id: str
     run: str = ""
     started_at: float = 0.0
+    is_enrolled: bool = False
 
 
 NOT_STARTED = Health(is_ready=False)

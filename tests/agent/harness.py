@@ -88,7 +88,7 @@ class AgentProcess:
         """Return the pid of the agent proper (0: there is none now)."""
         assert self.keeper is not None
         for pid in children(self.keeper.pid):
-            if b"hsu_agent.daemon" in command_line(pid):
+            if b"hsu_agent." in command_line(pid):
                 return pid
         return 0
 
@@ -177,4 +177,7 @@ async def status_where(master: FakeMaster, which: InstanceId, **fields: Any) -> 
             return None
         return status
 
-    return await eventually(look, why=f"{which} is {master.statuses.get(which)}, wanted {fields}")  # type: ignore[return-value]
+    try:
+        return await eventually(look)  # type: ignore[return-value]
+    except AssertionError as error:
+        raise AssertionError(f"{which} is {master.statuses.get(which)}, wanted {fields}") from error
