@@ -33,9 +33,6 @@ PARSE_TIMEOUT_S = 5.0
 TRIMMED_AT_ONCE = 100
 """Most revisions trimmed in one deploy: they share the transaction's 128 operations."""
 
-FLOORS = keys.ROOT + "removed/"
-"""Keys of the RevisionFloors, `<ns>/<app>`: written when an app is removed, gone when it is deployed again."""
-
 
 # Reading
 
@@ -133,7 +130,7 @@ class RevisionFloor:
 
 def floor_key(app: AppId) -> str:
     """Return the key of an app's revision floor."""
-    return f"{FLOORS}{app.namespace}/{app.app}"
+    return f"{keys.REMOVED}{app.namespace}/{app.app}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from hsu_cluster.api.apps import FLOORS, namespace_and_app
+from hsu_cluster.api.apps import namespace_and_app
 from hsu_cluster.api.calls import Answer, Call, page_request, page_token
 from hsu_cluster.api.documents import event_document
-from hsu_cluster.api.writing import IDEMPOTENCY, IdempotencyRecord
+from hsu_cluster.api.writing import IdempotencyRecord
 from hsu_cluster.client.documents import EventDocument
 from hsu_core.model.records import EventRecord
 from hsu_core.store.base import TXN_OPERATIONS_LIMIT, Delete, Entry, Store, range_all
@@ -77,13 +77,13 @@ async def trim_events(store: Store, *, clock: Callable[[], float] = time.time, e
     """Delete events, idempotency keys and floors beyond what is kept; return how many. The leader calls it."""
     events = (await range_all(store, keys.EVENTS)).entries
     stale = [entry.key for entry in events[: max(0, len(events) - events_kept)]]
-    used = sorted((await range_all(store, IDEMPOTENCY)).entries, key=lambda entry: entry.mod_revision)
+    used = sorted((await range_all(store, keys.IDEMPOTENCY)).entries, key=lambda entry: entry.mod_revision)
     stale += [
         entry.key
         for rank, entry in enumerate(used)
         if rank < len(used) - KEYS_KEPT or decode(IdempotencyRecord, entry.value).at < clock() - KEY_LIFE_S
     ]
-    floors = sorted((await range_all(store, FLOORS)).entries, key=lambda entry: entry.mod_revision)
+    floors = sorted((await range_all(store, keys.REMOVED)).entries, key=lambda entry: entry.mod_revision)
     stale += [entry.key for entry in floors[: max(0, len(floors) - KEYS_KEPT)]]
     for start in range(0, len(stale), TXN_OPERATIONS_LIMIT):
         await store.txn([], _deletes(stale[start : start + TXN_OPERATIONS_LIMIT]))

@@ -20,9 +20,6 @@ from hsu_core.store.base import Compare, Entry, Get, Operation, Put, Target
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode, encode
 
-IDEMPOTENCY = keys.ROOT + "idempotency/"
-"""Keys of the IdempotencyRecords: written by the API in the transaction they belong to, trimmed by the leader."""
-
 TRIES = 16
 """How often a change is computed again when others write the same object: they must all win once before that."""
 
@@ -58,7 +55,7 @@ class Idempotency:
         name = call.idempotency_key
         self.key = None
         if name is not None:
-            self.key = IDEMPOTENCY + hashlib.sha256(f"{call.principal.id}\n{name}".encode()).hexdigest()[:40]
+            self.key = keys.IDEMPOTENCY + hashlib.sha256(f"{call.principal.id}\n{name}".encode()).hexdigest()[:40]
 
     def done_at(self, entry: Entry | None) -> int | None:
         """Return the revision at which the request was applied, None if it was not. Raises Conflict."""
