@@ -9,7 +9,7 @@
 | `apps/<ns>/<app>`                          | AppRecord      | API (compare-and-set)                    |
 | `revisions/<ns>/<app>/<number>`            | Revision       | API (created once)                       |
 | `removed/<ns>/<app>`                       | RevisionFloor  | API: numbers of a removed app stay used  |
-| `idempotency/<hash>`                       | Idempotency    | API in the change's txn; leader trims     |
+| `idempotency/<hash>`                       | Idempotency    | API in the change's txn; leader trims    |
 | `node-intents/<node>`                      | NodeIntent     | API (compare-and-set)                    |
 | `nodes/<node>`                             | NodeRecord     | leader: node hub (fenced)                |
 | `assignments/<ns>/<app>/<worker>/<slot>`   | Assignment     | leader: planner loop (fenced)            |
