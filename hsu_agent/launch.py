@@ -93,6 +93,7 @@ class Preparer:
         folder = self._work(instance)
         try:
             self._write_files(order, folder)
+            os.makedirs(folder, 0o700, exist_ok=True)
         except OSError as error:
             raise ProcessError(
                 f"write the files of {instance} below {folder}", str(error), "free or unlock the data folder"
@@ -139,7 +140,6 @@ class Preparer:
             return os.path.dirname(executable) or "/"
         if base and os.path.isdir(base):
             return base
-        os.makedirs(folder, 0o700, exist_ok=True)
         return folder
 
     def forget(self, instance: InstanceId) -> None:

@@ -104,8 +104,7 @@ class Supervisor:
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return what is reported of all instances."""
-        found = (self.status(instance) for instance in sorted(self._observed))
-        return tuple(status for status in found if status is not None)
+        return tuple(status for found in sorted(self._observed) if (status := self.status(found)) is not None)
 
     def send_signal(self, instance: InstanceId, name: str) -> None:
         """Send a signal to a running instance. Raises NotFound, Conflict, ProcessError."""

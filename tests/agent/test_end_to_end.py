@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -316,6 +317,30 @@ def test_two_agents_in_one_folder_are_refused_with_the_pid_of_the_first(
         assert second.keeper is not None
         assert await asyncio.to_thread(second.keeper.wait, 30) == 78
         assert f"another agent (pid {agent.agent_pid()}) holds it" in second.log.read_text()
+
+    play(tmp_path, agents, scenario)
+
+
+@pytest.mark.parametrize("is_intent_written", [True, False])
+def test_a_process_whose_start_was_not_written_is_adopted_or_replaced_never_doubled(
+    tmp_path: Path, agents: list[AgentProcess], is_intent_written: bool
+) -> None:
+    async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
+        await master.put(order("sleep", "1000"))
+        before = await status_where(master, instance(), state=State.RUNNING)
+        assert await agent.stop() == 0
+        journal = agent.data_dir / "ledger/journal.jsonl"
+        records = [json.loads(line) for line in journal.read_text().splitlines()]
+        # as if the agent had been killed between the start and the line about it
+        records = [record for record in records if record["t"] != "patch"]
+        if not is_intent_written:
+            records = [record for record in records if record["t"] != "run"]
+        journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+        agent.start()
+        await eventually(lambda: len(master.hellos) == 2)
+        after = await status_where(master, instance(), state=State.RUNNING)
+        assert (after.pid == before.pid) == is_intent_written
+        assert marked_pids(agent.identity()) == [after.pid]
 
     play(tmp_path, agents, scenario)
 

@@ -103,6 +103,7 @@ class FakeMaster:
             frame = frames.decode_frame(message.data)
             if isinstance(frame, frames.Hello):
                 hello = frame
+                self.statuses.clear()  # what an earlier session said must not pass for what this one says
                 self.hellos.append(hello)
                 if self.answer is not None:
                     await socket.send_bytes(frames.encode_frame(self.answer))
