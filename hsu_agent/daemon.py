@@ -72,8 +72,7 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
         stack.callback(host.close)
         stack.callback(capture.close)
         if settings.metrics_listen is not None:
-            runner = await serve_metrics(metrics, settings.metrics_listen)
-            stack.push_async_callback(runner.cleanup)
+            stack.callback((await serve_metrics(metrics, settings.metrics_listen)).close)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         supervisor = Supervisor(
             node=settings.node,

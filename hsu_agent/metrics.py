@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -18,6 +18,10 @@ from hsu_core.runtime.settings import Listen
 
 SPAWN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0)
 """A start takes about a millisecond; everything above 50 ms is worth a question."""
+
+
+ANSWER_S = 5.0
+"""Longest that one request for figures may take."""
 
 
 class AgentMetrics:
@@ -76,19 +80,28 @@ class _Live(Collector):
         yield CounterMetricFamily("hsu_agent_log_dropped_bytes", "Bytes of output the disk refused", value=dropped)
 
 
-async def serve_metrics(metrics: AgentMetrics, listen: Listen) -> web.AppRunner:
-    """Serve `/metrics` and `/healthz`; the caller cleans the runner up. Raises OSError if the address is taken."""
+async def serve_metrics(metrics: AgentMetrics, listen: Listen) -> asyncio.Server:
+    """Serve `/metrics` and `/healthz`; the caller closes the server. Raises OSError if the address is taken.
 
-    async def show(request: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), content_type="text/plain", charset="utf-8")
+    Two fixed pages need no web framework: that would be 2 MB of every agent.
+    """
 
-    async def healthy(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                request = await reader.readuntil(b"\r\n\r\n")
+                path = [*request.split(b" ", 2), b"", b""][1].partition(b"?")[0]
+                status, body = b"200 OK", b"ok\n"
+                if path == b"/metrics":
+                    body = metrics.text()
+                elif path != b"/healthz":
+                    status, body = b"404 Not Found", b"there is /metrics and /healthz\n"
+                head = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\nconnection: close\r\n"
+                writer.write(b"HTTP/1.1 %s\r\n%scontent-length: %d\r\n\r\n%s" % (status, head, len(body), body))
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever asked has gone, or did not ask in HTTP
+        finally:
+            writer.close()
 
-    application = web.Application()
-    application.router.add_get("/metrics", show)
-    application.router.add_get("/healthz", healthy)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, listen.host, listen.port).start()
-    return runner
+    return await asyncio.start_server(answer, listen.host, listen.port)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def play(tmp_path: Path, agents: list[AgentProcess], scenario: Scenario, *, extr
             await scenario(master, agent)
 
     asyncio.run(run())
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_a_worker_runs_and_is_stopped(tmp_path: Path, agents: list[AgentProcess]) -> None:
@@ -406,6 +414,29 @@ def test_probes_gate_readiness_and_restart_what_is_not_alive(tmp_path: Path, age
         assert second.restarts >= 1
 
     play(tmp_path, agents, scenario)
+
+
+def test_figures_are_served_where_asked_for(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    port = free_port()
+
+    async def get(path: str) -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        text = (await reader.read()).decode()
+        writer.close()
+        return text
+
+    async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
+        await master.put(order("sleep", "1000"))
+        await status_where(master, instance(), state=State.RUNNING)
+        text = await get("/metrics")
+        assert 'hsu_agent_instances{state="running"} 1.0' in text
+        assert "hsu_agent_session_connected 1.0" in text
+        assert "hsu_agent_spawn_seconds_count 1.0" in text
+        assert (await get("/healthz")).endswith("\r\n\r\nok\n")
+        assert (await get("/")).startswith("HTTP/1.1 404")
+
+    play(tmp_path, agents, scenario, extra=f"metrics_listen: 127.0.0.1:{port}\n")
 
 
 def test_standard_output_and_error_are_kept_apart(tmp_path: Path, agents: list[AgentProcess]) -> None:
