@@ -72,8 +72,9 @@ def is_free(port: int) -> bool:
 class Demo:
     """One walk: its folder, its programs and the commands it types."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gateway_port: int) -> None:
         self.folder = folder
+        self.gateway_port = gateway_port
         self.data_dir = folder / "data"
         self.environment = {**os.environ, "HSU_DATA_DIR": str(self.data_dir)}
         for name in ("HSU_SERVER", "HSU_TOKEN", "HSU_TOKEN_FILE", "HSU_CONTEXT", "HSU_CA_FILE", "HSU_NAMESPACE"):
@@ -130,9 +131,9 @@ class Demo:
         """Deploy the shop and look at it."""
         say("Deploy a file: the command ends when every instance is ready")
         manifest = MANIFEST
-        if not is_free(GATEWAY_PORT):
-            port = free_port()
-            print(f"(port {GATEWAY_PORT} is taken on this machine: the gateway gets {port})")
+        if self.gateway_port != GATEWAY_PORT or not is_free(GATEWAY_PORT):
+            port = self.gateway_port if self.gateway_port not in (0, GATEWAY_PORT) else free_port()
+            print(f"(the gateway gets port {port} instead of {GATEWAY_PORT})")
             manifest = str(self.folder / "shop.yaml")
             text = (ROOT / MANIFEST).read_text().replace(str(GATEWAY_PORT), str(port))
             Path(manifest).write_text(f"{text}\nbase_directory: {ROOT / 'examples'}\n")
@@ -234,10 +235,12 @@ def main() -> int:
     """Walk, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster up at the end")
-    keep = parser.parse_args().keep
+    parser.add_argument("--gateway-port", type=int, default=GATEWAY_PORT, help="port of the gateway; 0 picks one")
+    options = parser.parse_args()
+    keep = options.keep
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     adopt_orphans()
-    demo = Demo(Path(tempfile.mkdtemp(prefix="hsu-demo-")))
+    demo = Demo(Path(tempfile.mkdtemp(prefix="hsu-demo-")), options.gateway_port)
     is_kept = False
     try:
         demo.start()

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def _start(folder: Path, *options: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "demo.py"), *options],
+        [sys.executable, str(ROOT / "tools" / "demo.py"), "--gateway-port", "0", *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -25,6 +25,7 @@ ENVIRONMENT_READERS = (
     "hsu_core/runtime/settings.py",
     "hsu_core/wire/settings.py",
     "hsu_cluster/cli/",
+    "hsu_agent/commands.py",
     "hsu_agent/daemon.py",
     "hsu_agent/keeper.py",
     "hsu_agent/host/",
@@ -151,7 +152,7 @@ def _raises(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
 
 
-_MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:wo[r]k|root)/")
+_MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:wo[r]k|root)/")
 
 
 @pytest.mark.parametrize("path", text_files(), ids=name)
