@@ -77,7 +77,7 @@ def bearer(header: str | None) -> str:
     """Return the token of an Authorization header. Raises Unauthorized."""
     if header is None:
         raise Unauthorized(
-            "answer without a token", "the request has no Authorization header", "set HSU_TOKEN, or give --token"
+            "answer without a token", "the request has no Authorization header", "set HSU_TOKEN, or give --token-file"
         )
     scheme, _, token = header.strip().partition(" ")
     token = token.strip()
