@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hsu_agent.host.cgroup import find_mount
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.order import OrderSpec
@@ -116,6 +117,17 @@ class AgentProcess:
             for pid in pids:
                 kill_quietly(pid)
             time.sleep(0.02)
+        remove_cgroups(self.identity())
+
+
+def remove_cgroups(agent: str) -> None:
+    """Remove the empty cgroups that an agent left because it was killed."""
+    mount = find_mount(Path("/proc/self/mountinfo").read_text())
+    for folder in mount.glob(f"**/hsu-{agent}") if mount is not None else ():
+        for path in [*folder.iterdir(), folder]:
+            if path.is_dir():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def kill_quietly(pid: int, number: int = signal.SIGKILL) -> None:
