@@ -27,9 +27,9 @@ from hsu_agent.ledger import DataDirLock, Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
-from hsu_agent.sync import Sync
+from hsu_agent.sync import Sync, tls_context
 from hsu_agent.version import program_version
-from hsu_core.model.errors import Conflict, HsuError, NotSupported
+from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
 from hsu_core.model.node import Capacity
 from hsu_core.runtime.logs import set_up_logging
 from hsu_core.runtime.settings import AgentSettings
@@ -65,6 +65,7 @@ async def run_agent(
 
 
 async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, limit: FilesLimit | None) -> None:
+    tls = tls_context(settings)
     host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
     capture = Capture(settings.data_dir)
     metrics = AgentMetrics()
@@ -72,7 +73,11 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
         stack.callback(host.close)
         stack.callback(capture.close)
         if settings.metrics_listen is not None:
-            stack.callback((await serve_metrics(metrics, settings.metrics_listen)).close)
+            try:
+                stack.callback((await serve_metrics(metrics, settings.metrics_listen)).close)
+            except OSError as error:
+                what = f"serve figures on {settings.metrics_listen} (metrics_listen)"
+                raise InvalidSettings(what, error.strerror or str(error), "choose a free port of this host") from error
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         supervisor = Supervisor(
             node=settings.node,
@@ -91,6 +96,7 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
             ledger=ledger,
             capture=capture,
             metrics=metrics,
+            tls=tls,
         )
         supervisor.load()
         log.info("agent of node %s runs with %d orders", settings.node, len(supervisor.desired))
@@ -188,7 +194,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run_with_signals(settings))
-    except (Conflict, NotSupported) as error:
+    except (Conflict, InvalidSettings, NotSupported) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except HsuError as error:

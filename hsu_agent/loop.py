@@ -224,7 +224,7 @@ class Supervisor:
             del self._marked[instance]
             try:
                 self._plan(instance)
-            except Bug:
+            except (Bug, OSError):
                 log.exception("%s is left as it is", instance)  # one bad instance must not stop the others
             if time.monotonic() - started_s > TURN_BUDGET_S and self._marked:
                 self._is_turn_due = True

@@ -24,7 +24,7 @@ from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.planning.observed import Desired
-from hsu_core.model.errors import HsuError
+from hsu_core.model.errors import HsuError, InvalidSettings
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.settings import AgentSettings
 from hsu_core.runtime.tasks import Wake
@@ -84,7 +84,9 @@ class Sync:
         ledger: Ledger,
         capture: Capture,
         metrics: AgentMetrics,
+        tls: ssl.SSLContext | bool = True,
     ) -> None:
+        self._tls = tls
         self._settings = settings
         self._hello = hello
         self._supervisor = supervisor
@@ -108,7 +110,6 @@ class Sync:
         masters.rotate(-random.randrange(max(1, len(masters))))
         next_urls: deque[str] = deque()
         delay_s, hops, last_text = RETRY_BASE_S, 0, ""
-        context = _tls(self._settings)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=FIRST_ANSWER_S)
         async with aiohttp.ClientSession(timeout=timeout) as http:
             while not stop.is_set() and masters:
@@ -116,7 +117,7 @@ class Sync:
                     next_urls.append(masters[0])
                     masters.rotate(-1)
                 url = next_urls.popleft()
-                outcome = await self._dial(http, url, context, stop)
+                outcome = await self._dial(http, url, stop)
                 self._ledger.flush()
                 if outcome.was_welcomed:
                     delay_s, hops = RETRY_BASE_S, 0
@@ -136,9 +137,7 @@ class Sync:
                 delay_s = min(RETRY_CEILING_S, delay_s * 2)
                 await _wait(stop, wait_s * random.uniform(0.5, 1.0))
 
-    async def _dial(
-        self, http: aiohttp.ClientSession, url: str, context: ssl.SSLContext | bool, stop: asyncio.Event
-    ) -> Outcome:
+    async def _dial(self, http: aiohttp.ClientSession, url: str, stop: asyncio.Event) -> Outcome:
         """Hold one session; return why it ended."""
         try:
             token = self._settings.token_file.read_text().strip()
@@ -152,7 +151,7 @@ class Sync:
                     headers={"authorization": f"Bearer {token}"},
                     max_msg_size=FRAME_LIMIT_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
-                    ssl=context,
+                    ssl=self._tls,
                 )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
@@ -349,10 +348,15 @@ class _Session:
         await self._socket.send_bytes(frames.encode_frame(frame))
 
 
-def _tls(settings: AgentSettings) -> ssl.SSLContext | bool:
+def tls_context(settings: AgentSettings) -> ssl.SSLContext | bool:
+    """Return how masters are verified: by `ca_file`, or by the system's authorities. Raises InvalidSettings."""
     if settings.ca_file is None:
         return True
-    return ssl.create_default_context(cafile=str(settings.ca_file))
+    try:
+        return ssl.create_default_context(cafile=str(settings.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        fix = "put the certificate of the cluster's authority (PEM) there"
+        raise InvalidSettings(f"use ca_file {settings.ca_file}", str(error), fix) from error
 
 
 async def _wait(stop: asyncio.Event, wait_s: float) -> None:

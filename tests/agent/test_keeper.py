@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,6 +40,24 @@ def test_a_bad_configuration_ends_keeper_and_agent_with_78_and_every_fault(tmp_p
     assert "not a name" in ended.stderr
     checked = subprocess.run([*KEEPER, "validate-config", "--config", str(config)], capture_output=True, timeout=60)
     assert checked.returncode == 78
+
+
+@pytest.mark.parametrize(
+    ("line", "text"), [("ca_file: nothing.pem", "cannot use ca_file"), ("metrics_listen: 127.0.0.1:1", "cannot serve")]
+)
+def test_settings_that_cannot_be_used_end_with_78(tmp_path: Path, line: str, text: str) -> None:
+    agent = AgentProcess(tmp_path, "http://127.0.0.1:1", extra=f"{line}\n")
+    if "metrics" in line and os.geteuid() == 0:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            agent.config.write_text(agent.config.read_text().replace("0.1:1\n", f"0.1:{taken.getsockname()[1]}\n"))
+            agent.start()
+            assert agent.keeper is not None
+            assert agent.keeper.wait(60) == 78
+    else:
+        agent.start()
+        assert agent.keeper is not None
+        assert agent.keeper.wait(60) == 78
+    assert text in agent.log.read_text()
 
 
 def test_version_and_help_need_no_configuration() -> None:
