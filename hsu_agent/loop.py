@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 
 from hsu_agent import adopt
 from hsu_agent.host.base import Host
+from hsu_agent.host.ports import busy_ports
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
 from hsu_agent.logs.capture import Capture
@@ -278,9 +279,13 @@ class Supervisor:
         self._run_number += 1
         run = f"{self._run_prefix}-{self._run_number:x}"
         spec_key = self._spec_keys.get(instance, order.spec.key)
-        restarts = observed.restarts + (1 if observed.failures else 0)
+        restarts = changes.restarts_of(observed, order)
+        busy: tuple[int, ...] = ()
         descriptors: tuple[int, ...] = ()
         try:
+            busy = busy_ports(order.assignment.ports)
+            if busy:
+                raise _port_is_busy(instance, busy)
             self._capture.attach(instance, order.spec.worker.logs)
             descriptors = self._capture.open_for_worker(instance)
             launch = self._preparer.prepare(order, run, *descriptors)
@@ -291,7 +296,7 @@ class Supervisor:
             log.warning("%s: %s", instance, error)
             self._metrics.spawn_failures.inc()
             failed = changes.spawn_failed(
-                observed, order, error.sentence, time.monotonic(), time.time(), random.random()
+                observed, order, error.sentence, time.monotonic(), time.time(), random.random(), busy
             )
             self._put(failed)
             return
@@ -398,3 +403,12 @@ class Supervisor:
         self._probes.close()
         for task in self._killing.values():
             task.cancel()
+
+
+def _port_is_busy(instance: InstanceId, numbers: tuple[int, ...]) -> ProcessError:
+    return ProcessError(
+        f"start {instance}",
+        f"port {', '.join(map(str, numbers))} of this host is in use by another program",
+        "it starts when the port is free, and a dynamic port is replaced",
+        code="process.port-busy",
+    )

@@ -79,6 +79,14 @@ class Observed:
     last_exit: LastExit | None = None
     reason: str = ""
     changed_at: float = 0.0
+    busy_ports: tuple[int, ...] = ()
+
+
+def restarts_of(observed: Observed, order: Desired) -> int:
+    """Return the count of automatic starts that a start for `order` makes: another process begins anew."""
+    if observed.order is not None and order.needs_other_process_than(observed.order):
+        return 0
+    return observed.restarts + (1 if observed.failures else 0)
 
 
 def settled(observed: Observed, event: Event, at: float, reason: str = "") -> Observed:
@@ -118,7 +126,8 @@ def spawned(observed: Observed, order: Desired, process: Process, now_s: float, 
         is_tree_empty=False,
         is_killing=False,
         started_s=now_s,
-        restarts=observed.restarts + (1 if observed.failures else 0),
+        restarts=restarts_of(observed, order),
+        busy_ports=(),
         next_start_s=0.0,
         stop_deadline_s=None,
         has_finished=False,
@@ -128,7 +137,15 @@ def spawned(observed: Observed, order: Desired, process: Process, now_s: float, 
     )
 
 
-def spawn_failed(observed: Observed, order: Desired, reason: str, now_s: float, at: float, jitter: float) -> Observed:
+def spawn_failed(
+    observed: Observed,
+    order: Desired,
+    reason: str,
+    now_s: float,
+    at: float,
+    jitter: float,
+    busy_ports: tuple[int, ...] = (),
+) -> Observed:
     """Return the instance after a start that could not be made: it waits and tries again, for ever."""
     failures = observed.failures + 1
     wait_s = restart.backoff_s(order.spec.worker.restart, failures + 1, jitter)
@@ -141,6 +158,7 @@ def spawn_failed(observed: Observed, order: Desired, reason: str, now_s: float, 
         next_start_s=now_s + wait_s,
         reason=f"{reason}; next try in {wait_s:.1f} s",
         changed_at=at,
+        busy_ports=busy_ports,
     )
 
 
@@ -258,6 +276,7 @@ def status_of(observed: Observed, desired: Desired | None, node: str) -> Instanc
         ports=assignment.ports if assignment else (),
         reason=observed.reason,
         changed_at=observed.changed_at,
+        busy_ports=observed.busy_ports if observed.order is desired else (),
     )
 
 

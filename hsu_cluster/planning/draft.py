@@ -54,6 +54,11 @@ class Draft:
             app = apps.get(name) or apps.setdefault(name, AppId(*name))
             if wanted is None or app in wanted:
                 self.statuses.setdefault(instance, {})[node] = status
+        self.with_busy_ports: set[WorkerName] = set()
+        """Workers with an instance that cannot start because another program holds one of its ports."""
+        for instance, found in self.statuses.items():
+            if any(status.busy_ports for status in found.values()):
+                self.with_busy_ports.add((instance.app_id, instance.worker))
         self._puts: dict[InstanceId, PutAssignment] = {}
         self._drops: dict[InstanceId, DropAssignment] = {}
         self._forgotten: list[DropStatus] = []

@@ -111,6 +111,24 @@ class Mover:
                 table.reserve(slot.instance, *held)
         return self.move(slot, f"{_why_replaced(slot)}; {assignment.node} no longer suits")
 
+    def give_other_ports(self, slot: Slot, why: str) -> bool:
+        """Give a slot that has no process other dynamic ports of its node. Returns whether it changes."""
+        assignment = slot.assignment
+        assert assignment is not None
+        table = self.draft.table
+        entry = table.by_name.get(assignment.node)
+        if entry is None or all(port.number for port in self.spec.ports):
+            return False
+        held = table.release(slot.instance)
+        if fits(entry, self.demand):
+            ports = pick_ports(entry, self.demand, slot.instance, assignment.ports)
+            table.reserve(slot.instance, entry.name, self.spec.resources, ports)
+            self.draft.put(slot.instance, entry.name, slot.desired, ports, why)
+            return True
+        if held is not None:
+            table.reserve(slot.instance, *held)
+        return False
+
     def move(self, slot: Slot, why: str) -> bool:
         """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
         return self._vacate(slot) if self.is_strict else bool(self.place([slot], why))

@@ -194,7 +194,7 @@ class NodeTable:
 
     @classmethod
     def from_view(cls, view: ClusterView) -> NodeTable:
-        """Return the table of a view: usage of all assignments, and ports that stopping processes still hold."""
+        """Return the table of a view: usage of all assignments, and ports that stopping processes or strangers hold."""
         table = cls((record, view.node_intents.get(name)) for name, record in view.nodes.items())
         for app, record in view.apps.items():
             revision = view.revisions.get((app, record.revision))
@@ -212,6 +212,9 @@ class NodeTable:
             else:
                 table.take(entry, key, instance, needs, assignment.ports)
         for (instance, node), status in view.statuses.items():
+            if status.busy_ports and node in table.by_name:
+                for port in status.busy_ports:
+                    table.by_name[node].hold_port(port)
             if status.ports and status.state in ALIVE and node in table.by_name:
                 current = view.assignments.get(instance)
                 if current is None or current.node != node:

@@ -30,12 +30,13 @@ NAMES_SHOWN = 3
 
 def plan_worker(draft: Draft, target: WorkerTarget) -> None:
     """Write into `draft` what the slots 0..replicas-1 of one worker need now."""
-    if _is_settled(draft, target):
+    if _is_settled(draft, target) and (target.app, target.spec.id) not in draft.with_busy_ports:
         return
     slots = [read_slot(draft, target, number) for number in range(target.replicas)]
     mover = Mover(draft, target)
     _move_off_lost_nodes(mover, slots)
     _place_missing(mover, slots)
+    _give_other_ports(mover, slots)
     outdated = _apply_at_once(mover, slots)
     _replace_in_waves(mover, slots, outdated)
     _move_off_draining_nodes(mover, slots)
@@ -159,6 +160,20 @@ def _old_copy(draft: Draft, slot: Slot) -> InstanceStatus | None:
         if record is not None and (record.state is not NodeState.READY or statuses[node].state not in ENDED):
             return statuses[node]
     return None
+
+
+# --- busy ports ----------------------------------------------------------------------------------
+
+
+def _give_other_ports(mover: Mover, slots: list[Slot]) -> None:
+    """Give other dynamic ports to slots that cannot start because another program of the host holds theirs."""
+    for slot in slots:
+        assignment, status = slot.assignment, slot.status
+        if assignment is None or status is None or slot.is_lost or status.epoch != assignment.epoch:
+            continue
+        busy = [f"{name} {number}" for name, number in assignment.ports if number in status.busy_ports]
+        if busy and not mover.draft.is_changed(slot.instance):
+            mover.give_other_ports(slot, f"port {', '.join(busy)} is in use by another program on {assignment.node}")
 
 
 # --- at once -------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ class InstanceStatus:
     """What an agent observed of one instance. Times are seconds since 1970 on the node's clock.
 
     `restarts` counts automatic starts after the first of this epoch's process history; `reason` is a
-    sentence for people (why it waits, failed or is not ready).
+    sentence for people (why it waits, failed or is not ready). `busy_ports`: numbers of this order that another
+    program holds on the node, so that it cannot start.
     """
 
     instance: InstanceId
@@ -118,3 +119,4 @@ class InstanceStatus:
     ports: Ports = ()
     reason: str = ""
     changed_at: float = 0.0
+    busy_ports: tuple[int, ...] = ()

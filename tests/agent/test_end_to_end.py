@@ -455,3 +455,19 @@ def test_standard_output_and_error_are_kept_apart(tmp_path: Path, agents: list[A
         }
 
     play(tmp_path, agents, scenario)
+
+
+def test_a_port_that_another_program_holds_is_reported_and_waited_for(
+    tmp_path: Path, agents: list[AgentProcess]
+) -> None:
+    async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
+        with socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.listen()
+            port = int(stranger.getsockname()[1])
+            await master.put(order("sleep", "1000", ports=(("http", port),), restart=FAST))
+            status = await status_where(master, instance(), state=State.RESTARTING, busy_ports=(port,))
+            assert f"port {port} of this host is in use by another program" in status.reason
+        await status_where(master, instance(), state=State.RUNNING, busy_ports=())
+
+    play(tmp_path, agents, scenario)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hsu_cluster.planning.reconcile import reconcile
@@ -10,7 +12,7 @@ from hsu_core.model.errors import Bug
 from hsu_core.model.ids import AppId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeIntent, NodeState
-from hsu_core.model.spec import Guarantee, PlacementSpec
+from hsu_core.model.spec import Guarantee, PlacementSpec, PortSpec
 from hsu_core.model.view import ClusterView, DropAssignment, DropStatus, Plan, PutAssignment
 from tests.support.builders import (
     make_assignment,
@@ -412,3 +414,23 @@ def test_a_larger_reservation_without_a_restart_is_granted_only_where_it_fits() 
     )
     nodes = {name: order.node for name, order in _puts(reconcile(view, NOW_S)).items()}
     assert nodes == {"shop/web.0": "a", "shop/web.1": "b"}
+
+
+# --- ports of the host ---------------------------------------------------------------------------
+
+
+def _blocked(port: PortSpec, number: int) -> ClusterView:
+    assignment = make_assignment(slot("web", 0), "a", ports={port.name: number})
+    status = replace(make_status(assignment), state=State.RESTARTING, is_ready=False, pid=None, busy_ports=(number,))
+    revision = make_revision(1, make_worker(replicas=1, ports={port.name: port.number}))
+    return make_view(revision, nodes=NODES, assignments=[assignment], statuses=[status])
+
+
+def test_a_dynamic_port_that_another_program_holds_is_replaced_on_the_same_node() -> None:
+    puts = _puts(reconcile(_blocked(PortSpec("http"), 20005), NOW_S))
+    assert puts["shop/web.0"].node == "a"
+    assert dict(puts["shop/web.0"].ports)["http"] != 20005
+
+
+def test_a_fixed_port_that_another_program_holds_is_waited_for() -> None:
+    assert reconcile(_blocked(PortSpec("http", 8080), 8080), NOW_S).actions == ()
