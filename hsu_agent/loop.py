@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 from hsu_agent import adopt
 from hsu_agent.host.base import Host
-from hsu_agent.host.ports import busy_ports
+from hsu_agent.host.ports import busy_numbers, refuse_busy_ports
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
 from hsu_agent.logs.capture import Capture
@@ -280,12 +280,9 @@ class Supervisor:
         run = f"{self._run_prefix}-{self._run_number:x}"
         spec_key = self._spec_keys.get(instance, order.spec.key)
         restarts = changes.restarts_of(observed, order)
-        busy: tuple[int, ...] = ()
         descriptors: tuple[int, ...] = ()
         try:
-            busy = busy_ports(order.assignment.ports)
-            if busy:
-                raise _port_is_busy(instance, busy)
+            refuse_busy_ports(instance, order.assignment.ports)
             self._capture.attach(instance, order.spec.worker.logs)
             descriptors = self._capture.open_for_worker(instance)
             launch = self._preparer.prepare(order, run, *descriptors)
@@ -295,10 +292,8 @@ class Supervisor:
         except HsuError as error:
             log.warning("%s: %s", instance, error)
             self._metrics.spawn_failures.inc()
-            failed = changes.spawn_failed(
-                observed, order, error.sentence, time.monotonic(), time.time(), random.random(), busy
-            )
-            self._put(failed)
+            times = time.monotonic(), time.time(), random.random()
+            self._put(changes.spawn_failed(observed, order, error.sentence, *times, busy_numbers(error)))
             return
         finally:
             for descriptor in descriptors:
@@ -403,12 +398,3 @@ class Supervisor:
         self._probes.close()
         for task in self._killing.values():
             task.cancel()
-
-
-def _port_is_busy(instance: InstanceId, numbers: tuple[int, ...]) -> ProcessError:
-    return ProcessError(
-        f"start {instance}",
-        f"port {', '.join(map(str, numbers))} of this host is in use by another program",
-        "it starts when the port is free, and a dynamic port is replaced",
-        code="process.port-busy",
-    )
