@@ -13,7 +13,7 @@ import random
 import ssl
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -171,8 +171,8 @@ class Sync:
     @property
     def hello(self) -> frames.Hello:
         """Return our first frame."""
-        fields = {name: getattr(self._hello, name) for name in frames.Hello.__slots__}
-        return frames.Hello(**fields | {"incarnation": self._ledger.incarnation, "term": self._ledger.term})
+        ledger = self._ledger
+        return replace(self._hello, agent=ledger.agent, incarnation=ledger.incarnation, term=ledger.term)
 
     def welcome(self, frame: frames.Welcome) -> None:
         """Obey this leader from now on. Raises SessionEnded for one that was replaced."""

@@ -35,7 +35,11 @@ OLDEST_PROTOCOL = 1
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First frame of an agent. `incarnation` and `term` are the last it obeyed ("" and 0: none)."""
+    """First frame of an agent. `incarnation` and `term` are the last it obeyed ("" and 0: none).
+
+    `agent` is the identity that its data folder keeps ("": a release that does not tell): two agents of one
+    name differ in it even on one host.
+    """
 
     node: str
     capacity: Capacity
@@ -48,6 +52,7 @@ class Hello:
     boot_id: str = ""
     incarnation: str = ""
     term: int = 0
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def test_a_redirect_is_followed_at_once(tmp_path: Path, agents: list[AgentProces
         assert one.statuses == {}
         hello = two.hellos[0]
         assert (hello.node, hello.os, hello.term, hello.incarnation) == ("node-1", "linux", 0, "")
+        assert hello.agent == agent.identity()
         assert hello.capacity.cpu_milli >= 1000
         assert hello.capacity.memory_bytes > 0
 
