@@ -277,6 +277,7 @@ def status_of(observed: Observed, desired: Desired | None, node: str) -> Instanc
         reason=observed.reason,
         changed_at=observed.changed_at,
         busy_ports=observed.busy_ports if observed.order is desired else (),
+        has_processes=_has_process(observed),
     )
 
 

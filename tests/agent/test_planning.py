@@ -349,3 +349,11 @@ def test_the_same_view_gives_the_same_plan_in_one_order(count: int) -> None:
     backwards = reconcile.reconcile(dict(reversed(orders.items())), dict(reversed(observed.items())), 0.0)
     assert first == backwards
     assert [action.instance for action in first] == sorted(action.instance for action in first)
+
+
+@pytest.mark.parametrize("state", [State.REGISTERED, State.FAILED, State.STOPPED, State.RESTARTING])
+def test_a_status_tells_of_processes_until_the_tree_is_proven_empty(state: State) -> None:
+    held = Observed(WEB, state=state, is_tree_empty=False)
+    assert changes.status_of(held, desired(), "node-1").has_processes
+    assert not changes.status_of(changes.tree_empty(held, 1.0), desired(), "node-1").has_processes
+    assert changes.status_of(running(), desired(), "node-1").has_processes
