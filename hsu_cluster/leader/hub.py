@@ -7,8 +7,9 @@ lost is decided in `planning.failover`; what to do about it in `planning.reconci
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +17,14 @@ from aiohttp import web
 
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.statuses import StatusBook
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_cluster.planning.failover import judge_nodes
-from hsu_core.model.assignment import Assignment, InstanceStatus
+from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
 from hsu_core.model.ids import InstanceId, is_node_name
-from hsu_core.model.lifecycle import Event, State, advance
 from hsu_core.model.node import NodeRecord, NodeState
-from hsu_core.runtime.tasks import Wake
-from hsu_core.store.base import Delete, Operation, Put
+from hsu_core.store.base import Operation, Put
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
 from hsu_core.wire.frames import OLDEST_PROTOCOL, PROTOCOL, Goodbye, Hello, Refuse, Report, Welcome, encode_frame
@@ -63,8 +63,8 @@ class Hub:
         self._since_s = monotonic()
         self._sessions: dict[str, Session] = {}
         self._silent_since_s: dict[str, float] = {}
-        self._pending: dict[str, Operation] = {}
-        self._pending_wake = Wake()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self.statuses = StatusBook(snapshot, writer, clock)
 
     # What a session asks of its hub
 
@@ -77,27 +77,22 @@ class Hub:
         """Return the node's assignments as the view has them."""
         return self._snapshot.assignments_of.get(node, {})
 
-    def order_spec(self, assignment: Assignment) -> tuple[str, Any] | None:
-        """Return key and plain tree of an assignment's specification."""
+    def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
+        """Return key and plain tree of an assignment's specification (tree None: not here)."""
         return self._snapshot.order_spec(assignment)
 
     async def take_report(self, session: Session, report: Report) -> None:
-        """Queue what an agent observed for writing; the newest word about an instance counts."""
-        for status in report.statuses:
-            self._queue_status(replace(status, node=session.node, changed_at=self._clock()))
-        for instance in report.gone:
-            self._queue(Delete(keys.status(instance, session.node)))
-        if report.is_full:
-            told = {status.instance for status in report.statuses}
-            for instance, node in list(self._snapshot.view().statuses):
-                if node == session.node and instance not in told:
-                    self._queue(Delete(keys.status(instance, node)))
-        self._pending_wake.wake()
+        """Keep what an agent observed; a session that was replaced has no say any more."""
+        if self._sessions.get(session.node) is session:
+            self.statuses.take(session.node, report)
 
     async def take_goodbye(self, session: Session, goodbye: Goodbye) -> None:
         """Write that the agent has left on purpose."""
         why = "its agent was stopped" + (" with its workers" if goodbye.is_stopping_workers else "; its workers run on")
-        await self._set_state(session.node, NodeState.LEFT, why)
+        async with self._turn(session.node):
+            if self._sessions.get(session.node) is session:
+                session.has_left = True
+                await self._set_states([session.node], NodeState.LEFT, why)
 
     # Sessions
 
@@ -117,10 +112,12 @@ class Hub:
             )
         return session
 
-    def wake_sessions(self) -> None:
-        """Let every session look for new orders."""
-        for session in self._sessions.values():
-            session.wake()
+    def wake_sessions(self, nodes: Iterable[str]) -> None:
+        """Let the sessions of these nodes look for new orders."""
+        for name in nodes:
+            session = self._sessions.get(name)
+            if session is not None:
+                session.wake()
 
     async def serve(self, socket: web.WebSocketResponse, hello: Hello) -> None:
         """Admit an agent and serve it until its session ends."""
@@ -132,22 +129,23 @@ class Hub:
         previous = self._sessions.get(hello.node)
         session = Session(socket, hello, self._term, self, self._monotonic)
         self._sessions[hello.node] = session
-        if previous is not None:
-            await previous.close()
-        await self._register(hello)
-        protocol = min(hello.protocol, PROTOCOL)
-        await socket.send_bytes(
-            encode_frame(Welcome(self._term, self._incarnation, self._beat_s, self._ttl_s, self._leader, protocol))
-        )
-        log.info("node %s connected", hello.node, extra={"node": hello.node, "version": hello.version})
         try:
+            if previous is not None:
+                await previous.close()
+            async with self._turn(hello.node):
+                await self._register(hello)
+            protocol = min(hello.protocol, PROTOCOL)
+            welcome = Welcome(self._term, self._incarnation, self._beat_s, self._ttl_s, self._leader, protocol)
+            await socket.send_bytes(encode_frame(welcome))
+            log.info("node %s connected", hello.node, extra={"node": hello.node, "version": hello.version})
             await session.run()
-        except* StoreError as errors:
+        except* (StoreError, ConnectionError) as errors:
             log.warning("node %s: session ended: %s", hello.node, errors.exceptions[0])
         finally:
             if self._sessions.get(hello.node) is session:
                 del self._sessions[hello.node]
                 self._silent_since_s[hello.node] = session.last_frame_s
+            await session.close()
 
     def _refusal(self, hello: Hello) -> Refuse | None:
         if not is_node_name(hello.node):
@@ -161,11 +159,11 @@ class Hub:
         if len(self._sessions) >= SESSIONS_LIMIT:
             return Refuse("limit.too-many", f"{SESSIONS_LIMIT} nodes are connected already")
         other = self._sessions.get(hello.node)
-        is_other_host = other is not None and other.hello.boot_id != hello.boot_id
-        if other is not None and is_other_host and self._monotonic() - other.last_frame_s < 2 * self._beat_s:
+        is_stranger = other is not None and _identity(other.hello) != _identity(hello)
+        if other is not None and is_stranger and self._monotonic() - other.last_frame_s < 2 * self._beat_s:
             return Refuse(
                 "node.name-taken",
-                f"another host is connected as {hello.node}; give each agent its own `node` name",
+                f"another agent is connected as {hello.node}; give each agent its own `node` name",
             )
         return None
 
@@ -197,89 +195,93 @@ class Hub:
             ]
         )
 
-    # Loops of the hub, run by the leader
-
-    async def write_statuses(self) -> None:
-        """Write queued observations as they come, all that have gathered at once."""
-        while True:
-            await self._pending_wake.wait()
-            while self._pending:
-                batch, self._pending = self._pending, {}
-                try:
-                    await self._write(list(batch.values()))
-                except StoreError:
-                    self._pending = batch | self._pending  # nothing is lost: newer words still win
-                    self._pending_wake.wake()
-                    raise
+    # The loop of the hub, run by the leader
 
     async def watch_nodes(self) -> None:
-        """Judge the silence of nodes as time goes by."""
+        """Judge the silence of nodes as time goes by, and mend records that fell behind their session."""
         due_s = self._monotonic()
         while True:
             now_s = self._monotonic()
             # If this loop itself was held up (starved, stopped), frames may wait unread: give that time back.
             if now_s - due_s > self._beat_s / 2:
-                self._forgive(now_s - due_s)
-            nodes = self._snapshot.view().nodes
-            verdicts = judge_nodes(nodes, self._heard(), self._since_s, now_s, self._ttl_s)
-            for name in verdicts.lost:
-                await self._lose(name)
+                self._forgive(now_s - due_s, now_s)
+            if self._silent():
+                await self._lose(self._silent())
+            await self._mend()
             due_s = self._monotonic() + self._beat_s / 4
             await asyncio.sleep(self._beat_s / 4)
+
+    def _silent(self) -> tuple[str, ...]:
+        """Return the nodes that have been silent for their TTL."""
+        nodes = self._snapshot.view().nodes
+        return judge_nodes(nodes, self._heard(), self._since_s, self._monotonic(), self._ttl_s).lost
 
     def _heard(self) -> dict[str, float]:
         heard = dict(self._silent_since_s)
         heard.update((name, session.last_frame_s) for name, session in self._sessions.items())
         return heard
 
-    def _forgive(self, lag_s: float) -> None:
-        self._since_s += lag_s
+    def _forgive(self, lag_s: float, now_s: float) -> None:
+        self._since_s = min(self._since_s + lag_s, now_s)
         for session in self._sessions.values():
-            session.last_frame_s += lag_s
-        for name in self._silent_since_s:
-            self._silent_since_s[name] += lag_s
+            session.last_frame_s = min(session.last_frame_s + lag_s, now_s)
+        for name, heard_s in self._silent_since_s.items():
+            self._silent_since_s[name] = min(heard_s + lag_s, now_s)
 
-    async def _lose(self, name: str) -> None:
-        session = self._sessions.pop(name, None)
-        if session is not None:
-            await session.close()
-        await self._set_state(name, NodeState.LOST, f"silent for {self._ttl_s:g} s")
-        for (_, node), status in list(self._snapshot.view().statuses.items()):
-            if node == name and status.state is not State.UNKNOWN:
-                self._queue_status(
-                    replace(
-                        status,
-                        state=advance(status.state, Event.LOST),
-                        is_ready=False,
-                        reason=f"node {name} is lost",
-                        changed_at=self._clock(),
-                    )
-                )
-        self._pending_wake.wake()
+    async def _lose(self, names: Sequence[str]) -> None:
+        """Write that nodes are lost, all at once: the planner's brake has to see them together."""
+        async with contextlib.AsyncExitStack() as turns:
+            for name in sorted(names):
+                await turns.enter_async_context(self._turn(name))
+            still_silent = set(self._silent())  # one may have spoken while we waited
+            lost = [name for name in names if name in still_silent]
+            for name in lost:
+                session = self._sessions.pop(name, None)
+                if session is not None:
+                    self._silent_since_s[name] = session.last_frame_s
+                    await session.close()
+            await self._set_states(lost, NodeState.LOST, f"silent for {self._ttl_s:g} s")
+            self.statuses.lose(lost)
 
-    async def _set_state(self, name: str, state: NodeState, why: str) -> None:
-        known = self._snapshot.view().nodes.get(name)
-        if known is None or known.state is state:
-            return
-        log.warning("node %s is %s: %s", name, state, why, extra={"node": name})
-        await self._write(
-            [
-                Put(keys.node(name), encode(replace(known, state=state, reason=why, changed_at=self._clock()))),
-                self._writer.event(f"Node{state.capitalize()}", name, f"node {name} is {state}: {why}", node=name),
+    async def _mend(self) -> None:
+        """Register again who has a living session and is not ready in the store: a late write may have won."""
+        nodes = self._snapshot.view().nodes
+        for name, session in list(self._sessions.items()):
+            record = nodes.get(name)
+            if session.has_left or not session.is_admitted or (record and record.state is NodeState.READY):
+                continue
+            async with self._turn(name):
+                if self._sessions.get(name) is session and not session.has_left:
+                    await self._register(session.hello)
+
+    async def _set_states(self, names: Sequence[str], state: NodeState, why: str) -> None:
+        operations: list[Operation] = []
+        for name in names:
+            known = self._snapshot.view().nodes.get(name)
+            if known is None or known.state is state:
+                continue
+            log.warning("node %s is %s: %s", name, state, why, extra={"node": name})
+            record = replace(known, state=state, reason=why, changed_at=self._clock())
+            text = f"node {name} is {state}: {why}"
+            operations += [
+                Put(keys.node(name), encode(record)),
+                self._writer.event(f"Node{state.capitalize()}", name, text, node=name),
             ]
-        )
+        if operations:
+            await self._write(operations)
 
-    def _queue_status(self, status: InstanceStatus) -> None:
-        self._queue(Put(keys.status(status.instance, status.node), encode(status)))
-
-    def _queue(self, operation: Put | Delete) -> None:
-        self._pending.pop(operation.key, None)
-        self._pending[operation.key] = operation
+    def _turn(self, node: str) -> asyncio.Lock:
+        """Return the lock under which the record of a node is read and written."""
+        return self._turns.setdefault(node, asyncio.Lock())
 
     async def _write(self, operations: list[Operation]) -> None:
         await self._snapshot.reach(await self._writer.write(operations))
 
     async def close(self) -> None:
         """End every session: the agents look for the next leader."""
-        for session in list(self._sessions.values()):
-            await session.close()
+        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+
+
+def _identity(hello: Hello) -> tuple[str, str]:
+    """Return what tells two agents of one name apart: their data folder and host."""
+    return hello.agent, hello.boot_id

@@ -35,6 +35,7 @@ class PlannerLoop:
         wake: Wake,
         *,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         progress: Callable[[], None],
         interval_s: float,
     ) -> None:
@@ -42,6 +43,7 @@ class PlannerLoop:
         self._writer = writer
         self._wake = wake
         self._clock = clock
+        self._monotonic = monotonic
         self._progress = progress
         self._interval_s = interval_s
         self.last_plan = Plan()
@@ -55,7 +57,7 @@ class PlannerLoop:
         due_s: float | None = None
         while True:
             self._progress()
-            now_s = self._clock()
+            now_s = self._monotonic()
             changes = self._snapshot.changes.take()
             is_due = due_s is not None and now_s >= due_s
             if changes or is_due or now_s >= next_everything_s:
@@ -68,13 +70,15 @@ class PlannerLoop:
             await self._wake.wait(wait_s)
 
     async def _round(self, apps: set[AppId] | None, now_s: float, due_s: float | None) -> float | None:
-        """Plan and apply once; return when time alone asks for the next plan."""
-        plan = reconcile(self._snapshot.view(), now_s, apps=apps)
+        """Plan and apply once; return when time alone asks for the next plan, on the monotonic clock."""
+        clock_s = self._clock()
+        plan = reconcile(self._snapshot.view(), clock_s, apps=apps)
         self.last_plan = plan
         if plan.actions:
             revision = await self._writer.write([*map(operation_of, plan.actions), *self._events(plan.actions)])
             await self._snapshot.reach(revision)
-        times = [time_s for time_s in (plan.retry_at_s, due_s if apps is not None else None) if time_s is not None]
+        retry_s = None if plan.retry_at_s is None else now_s + plan.retry_at_s - clock_s
+        times = [time_s for time_s in (retry_s, due_s if apps is not None else None) if time_s is not None]
         return max(min(times), now_s + RETRY_S) if times else None
 
     def _events(self, actions: Sequence[Action]) -> list[Put]:

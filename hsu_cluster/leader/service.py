@@ -216,9 +216,9 @@ class LeaderService:
                 finally:
                     reign = self._reign
                     self._set_leader(self._leader, None)
+                    await leadership.resign()
                     if reign is not None:
                         await reign.hub.close()
-                    await leadership.resign()
 
     async def _lead(self, leadership: Leadership) -> None:
         """Lead until the leadership is lost. Returns then; raises StoreError if the store fails before."""
@@ -228,10 +228,10 @@ class LeaderService:
         writer = FencedWriter(self._store, leadership.fence(), self._clock)
         hub: Hub | None = None
 
-        def on_change() -> None:
+        def on_change(nodes: set[str]) -> None:
             wake.wake()
             if hub is not None:
-                hub.wake_sessions()
+                hub.wake_sessions(nodes)
 
         snapshot = Snapshot(self._store, on_change)
         await snapshot.load()
@@ -251,6 +251,7 @@ class LeaderService:
             writer,
             wake,
             clock=self._clock,
+            monotonic=self._monotonic,
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
         )
@@ -267,7 +268,7 @@ class LeaderService:
                     for name, work in (
                         ("follow", _through_outages("follow the store", snapshot.follow)),
                         ("plan", _through_outages("plan", planner.run)),
-                        ("statuses", _through_outages("write statuses", hub.write_statuses)),
+                        ("statuses", _through_outages("write statuses", hub.statuses.run)),
                         ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
                         ("chores", self._do_chores()),
                         ("announce", _through_outages("announce", announce)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import HsuError, NodeUnreachable, TooMany
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.tasks import Wake
-from hsu_core.wire.codec import Undecodable
+from hsu_core.wire.codec import Undecodable, encode
 from hsu_core.wire.frames import (
     Answer,
     Ask,
@@ -47,6 +47,9 @@ CHUNKS_LIMIT = 256
 ORDERS_LIMIT = 500
 """Assignments in one frame: about 100 KiB with their specifications."""
 
+SPECS_LIMIT_BYTES = 1024 * 1024
+"""Specifications in one frame: a quarter of what a frame may have."""
+
 ASK_TIMEOUT_S = 10.0
 """Longest wait for the answer to a signal, or for the first bytes of a log."""
 
@@ -58,8 +61,8 @@ class SessionHost(Protocol):
         """Return the node's assignments as the view has them."""
         ...
 
-    def order_spec(self, assignment: Assignment) -> tuple[str, Any] | None:
-        """Return key and plain tree of an assignment's specification."""
+    def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
+        """Return key and plain tree of an assignment's specification (tree None: not here)."""
         ...
 
     @property
@@ -90,6 +93,8 @@ class Session:
         self.hello = hello
         self.node = hello.node
         self.last_frame_s = monotonic()
+        self.is_admitted = False
+        self.has_left = False
         self._socket = socket
         self._term = term
         self._host = host
@@ -108,6 +113,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the session until either side ends it."""
+        self.is_admitted = True
         try:
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(self._send(), name=f"session-send-{self.node}")
@@ -184,45 +190,51 @@ class Session:
             await self._socket.send_bytes(encode_frame(frame))
 
     def _due_orders(self) -> Iterable[Orders]:
-        """Yield the frames that bring the agent from what was sent to what the view says."""
+        """Yield the frames that bring the agent from what was sent to what the view says.
+
+        An order whose specification is not here (its revision cannot be read, or is on its way) is named
+        without it: the agent keeps what it runs for that instance.
+        """
         wanted = self._host.assignments_of(self.node)
-        changed: list[tuple[Assignment, str, Any]] = []
-        for instance, assignment in sorted(wanted.items()):
-            if self._sent.get(instance) != assignment:
-                spec = self._host.order_spec(assignment)
-                if spec is not None:  # else its revision is not in the view yet and will wake us
-                    changed.append((assignment, *spec))
         removed = tuple(sorted(self._sent.keys() - wanted.keys()))
+        changed = [item for item in sorted(wanted.items()) if self._sent.get(item[0]) != item[1]]
         if not changed and not removed and self._has_sent_all:
             return
-        is_full = not self._has_sent_all and len(changed) <= ORDERS_LIMIT
-        for start in range(0, max(len(changed), 1), ORDERS_LIMIT):
-            part = changed[start : start + ORDERS_LIMIT]
-            specs = {key: tree for _, key, tree in part if key not in self._sent_specs}
-            yield Orders(
-                self._term,
-                self._host.revision,
-                is_full=is_full,
-                specs=specs,
-                orders=tuple(Order(assignment, key) for assignment, key, _ in part),
-                removed=removed if start == 0 else (),
-            )
+        parts = list(_parts([self._spec_of(assignment) for _, assignment in changed]))
+        is_one_frame = len(parts) == 1
+        for number, (specs, orders) in enumerate(parts):
+            is_full = not self._has_sent_all and is_one_frame
+            yield self._orders(orders, specs=specs, is_full=is_full, removed=removed if number == 0 else ())
             self._sent_specs |= specs.keys()
-            self._sent.update((assignment.instance, assignment) for assignment, _, _ in part)
+            self._sent.update((order.assignment.instance, order.assignment) for order in orders)
+            for order in orders:
+                if order.spec not in self._sent_specs:
+                    del self._sent[order.assignment.instance]  # sent again when its specification is here
         for instance in removed:
             self._sent.pop(instance, None)
-        if not self._has_sent_all and not is_full:
+        if not self._has_sent_all and not is_one_frame:
             # More than one frame: the last one names all, so that the agent can stop what is not in it.
-            yield self._everything()
+            everything = [Order(assignment, self._host.order_spec(assignment)[0]) for assignment in wanted.values()]
+            yield self._orders(everything, specs={}, is_full=True)
         self._has_sent_all = True
+        # Both sides keep the specifications of current orders, and no others.
+        self._sent_specs &= {self._host.order_spec(assignment)[0] for assignment in wanted.values()}
 
-    def _everything(self) -> Orders:
-        orders = tuple(
-            Order(assignment, spec[0])
-            for assignment in self._sent.values()
-            if (spec := self._host.order_spec(assignment)) is not None
-        )
-        return Orders(self._term, self._host.revision, is_full=True, orders=orders)
+    def _spec_of(self, assignment: Assignment) -> tuple[Order, Any]:
+        """Return the order and the specification that has to go with it (None: the agent has it, or nobody)."""
+        key, tree = self._host.order_spec(assignment)
+        return Order(assignment, key), None if key in self._sent_specs else tree
+
+    def _orders(
+        self,
+        orders: Sequence[Order],
+        *,
+        specs: dict[str, Any],
+        is_full: bool,
+        removed: tuple[InstanceId, ...] = (),
+    ) -> Orders:
+        revision = self._host.revision
+        return Orders(self._term, revision, is_full=is_full, specs=specs, orders=tuple(orders), removed=removed)
 
     @asynccontextmanager
     async def ask(self, verb: str, instance: InstanceId, **arguments: Any) -> AsyncIterator[AsyncIterator[Chunk]]:
@@ -258,6 +270,23 @@ class Session:
                 raise _error_of(item, f"ask node {self.node} for {verb} of {instance}")
             else:
                 return
+
+
+def _parts(items: Sequence[tuple[Order, Any]]) -> Iterator[tuple[dict[str, Any], list[Order]]]:
+    """Yield (specifications, orders) of one frame each, within ORDERS_LIMIT and SPECS_LIMIT_BYTES; at least one."""
+    specs: dict[str, Any] = {}
+    orders: list[Order] = []
+    size_bytes = 0
+    for order, tree in items:
+        weight = len(encode(tree)) if tree is not None and order.spec not in specs else 0
+        if orders and (len(orders) >= ORDERS_LIMIT or size_bytes + weight > SPECS_LIMIT_BYTES):
+            yield specs, orders
+            specs, orders, size_bytes = {}, [], 0
+        if tree is not None and order.spec not in specs:
+            specs[order.spec] = tree
+            size_bytes += weight
+        orders.append(order)
+    yield specs, orders
 
 
 def _force_put(queue: asyncio.Queue[Chunk | Answer], answer: Answer) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
-from hsu_core.model.errors import Compacted, StoreError
+from hsu_core.model.errors import Compacted, StoreError, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import NodeIntent, NodeRecord
 from hsu_core.model.order import OrderSpec, spec_key
@@ -23,6 +23,9 @@ from hsu_core.wire import keys
 from hsu_core.wire.codec import Undecodable, decode, decode_plain, from_plain, to_plain
 
 log = logging.getLogger(__name__)
+
+REACH_TIMEOUT_S = 5.0
+"""Longest wait for the watch to show a commit of ours: it takes milliseconds."""
 
 KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents")
 """Families of keys that make up the view."""
@@ -34,6 +37,8 @@ class Changes:
     def __init__(self) -> None:
         self.apps: set[AppId] = set()
         self.nodes: set[str] = set()
+        self.ordered: set[str] = set()
+        """Nodes whose orders may have changed."""
         self.is_everything = False
 
     def take(self) -> Changes:
@@ -50,12 +55,15 @@ class Changes:
 class Snapshot:
     """Desired and observed state at `revision`, with an index of assignments by node."""
 
-    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
+    def __init__(self, store: Store, on_change: Callable[[set[str]], None]) -> None:
         self.revision = 0
         self.changes = Changes()
         self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
         self._store = store
         self._on_change = on_change
+        self.statuses_of: dict[str, dict[InstanceId, InstanceStatus]] = defaultdict(dict)
+        self.unreadable: set[str] = set()
+        """Keys whose value this release cannot read: they are there, and nothing is done about them."""
         self._advanced = asyncio.Event()
         self._clear()
 
@@ -68,6 +76,8 @@ class Snapshot:
         self._nodes: dict[str, NodeRecord] = {}
         self._node_intents: dict[str, NodeIntent] = {}
         self.assignments_of.clear()
+        self.statuses_of.clear()
+        self.unreadable.clear()
 
     def view(self) -> ClusterView:
         """Return the view as of now; it holds until the next await."""
@@ -79,10 +89,12 @@ class Snapshot:
             self._statuses,
             self._nodes,
             self._node_intents,
+            held=frozenset(filter(None, map(_app_of, self.unreadable))),
+            unreadable_nodes=frozenset(filter(None, map(_node_of, self.unreadable))),
         )
 
-    def order_spec(self, assignment: Assignment) -> tuple[str, Any] | None:
-        """Return the key and plain tree of the specification an assignment refers to (None: not here yet).
+    def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
+        """Return the key and plain tree of the specification an assignment refers to (tree None: not here).
 
         The worker's tree is the stored one, so that fields which this release does not know reach
         a newer agent.
@@ -92,7 +104,7 @@ class Snapshot:
         key = spec_key(app, assignment.revision, assignment.instance.worker)
         worker = revision.spec.worker(assignment.instance.worker) if revision else None
         if revision is None or worker is None:
-            return None
+            return key, None
         tree = to_plain(OrderSpec(app, assignment.revision, worker, revision.spec.base_directory))
         tree["worker"] = self._plain_workers.get(key, tree["worker"])
         return key, tree
@@ -138,30 +150,43 @@ class Snapshot:
             await self.load()
 
     async def reach(self, revision: int) -> None:
-        """Wait until the view holds everything up to `revision` (our own commit, for instance)."""
-        while self.revision < revision:
-            await self._advanced.wait()
+        """Wait until the view holds everything up to `revision` (our own commit, for instance).
+
+        Raises StoreUnavailable after REACH_TIMEOUT_S.
+        """
+        try:
+            async with asyncio.timeout(REACH_TIMEOUT_S):
+                while self.revision < revision:
+                    await self._advanced.wait()
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"see revision {revision}", f"the watch is at {self.revision} and silent for {REACH_TIMEOUT_S:g} s"
+            ) from None
 
     def _advance(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
         self._advanced.set()
         self._advanced = asyncio.Event()
         if self.changes:
-            self._on_change()
+            ordered, self.changes.ordered = self.changes.ordered, set()
+            self._on_change(ordered)
 
     def _put(self, entry: Entry) -> None:
-        family, *rest = keys.parts(entry.key)
         try:
-            self._apply(family, rest, entry.value)
+            self._apply(keys.parts(entry.key)[0], entry.value)
+            self.unreadable.discard(entry.key)
         except (Undecodable, ValueError) as error:
             log.error("store key %s holds what this version cannot read: %s", entry.key, error)
+            self.unreadable.add(entry.key)
+            self.changes.is_everything = True
 
-    def _apply(self, family: str, rest: list[str], value: bytes) -> None:
+    def _apply(self, family: str, value: bytes) -> None:
         if family == "assignments":
             self._put_assignment(decode(Assignment, value))
         elif family == "status":
             status = decode(InstanceStatus, value)
             self._statuses[status.instance, status.node] = status
+            self.statuses_of[status.node][status.instance] = status
             self.changes.apps.add(status.instance.app_id)
         elif family == "apps":
             record = decode(AppRecord, value)
@@ -182,12 +207,14 @@ class Snapshot:
         self._drop_assignment(assignment.instance)
         self._assignments[assignment.instance] = assignment
         self.assignments_of[assignment.node][assignment.instance] = assignment
+        self.changes.ordered.add(assignment.node)
         self.changes.apps.add(assignment.instance.app_id)
 
     def _drop_assignment(self, instance: InstanceId) -> None:
         previous = self._assignments.pop(instance, None)
         if previous is not None:
             self.assignments_of[previous.node].pop(instance, None)
+            self.changes.ordered.add(previous.node)
             self.changes.apps.add(instance.app_id)
 
     def _put_revision(self, value: bytes) -> None:
@@ -196,14 +223,27 @@ class Snapshot:
         self._revisions[revision.id, revision.number] = revision
         for worker in tree["spec"].get("workers", ()):
             self._plain_workers[spec_key(revision.id, revision.number, worker["id"])] = worker
+        self.changes.ordered |= {
+            assignment.node
+            for assignment in self._assignments.values()
+            if assignment.revision == revision.number and assignment.instance.app_id == revision.id
+        }
         self.changes.apps.add(revision.id)
 
     def _delete(self, key: str) -> None:
+        self.unreadable.discard(key)
         family, *rest = keys.parts(key)
+        try:
+            self._forget(family, rest)
+        except (ValueError, IndexError) as error:
+            log.error("store key %s is none of ours: %s", key, error)
+
+    def _forget(self, family: str, rest: list[str]) -> None:
         if family == "assignments":
             self._drop_assignment(_instance(rest))
         elif family == "status":
             self._statuses.pop((_instance(rest), rest[4]), None)
+            self.statuses_of[rest[4]].pop(_instance(rest), None)
             self.changes.apps.add(_instance(rest).app_id)
         elif family == "apps":
             self._apps.pop(AppId(rest[0], rest[1]), None)
@@ -222,6 +262,19 @@ class Snapshot:
         for worker in revision.spec.workers if revision else ():
             self._plain_workers.pop(spec_key(app, number, worker.id), None)
         self.changes.apps.add(app)
+
+
+def _app_of(key: str) -> AppId | None:
+    """Return the app a key belongs to, None for other keys."""
+    family, *rest = keys.parts(key)
+    is_of_app = family in ("apps", "revisions", "assignments", "status") and len(rest) >= 2
+    return AppId(rest[0], rest[1]) if is_of_app else None
+
+
+def _node_of(key: str) -> str | None:
+    """Return the node a key belongs to, None for other keys."""
+    family, *rest = keys.parts(key)
+    return rest[0] if family in ("nodes", "node-intents") and rest else None
 
 
 def _instance(rest: Iterable[str]) -> InstanceId:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hsu_core.model.errors import LeaseLost
 from hsu_core.model.records import EventRecord
@@ -15,9 +15,12 @@ from hsu_core.wire.codec import encode
 BATCH_LIMIT = TXN_OPERATIONS_LIMIT - 8
 """Operations per transaction: below etcd's limit of 128, with room for an event or two."""
 
+BATCH_LIMIT_BYTES = 512 * 1024
+"""Values per transaction, well below etcd's 1.5 MB for a request."""
+
 
 class FencedWriter:
-    """Writes of one leadership, in order, one transaction at a time."""
+    """Writes of one leadership, one transaction at a time."""
 
     def __init__(self, store: Store, fence: Compare, clock: Callable[[], float]) -> None:
         self._store = store
@@ -26,17 +29,18 @@ class FencedWriter:
         self._turn = asyncio.Lock()
 
     async def write(self, operations: Sequence[Operation]) -> int:
-        """Write all operations, in batches; return the store revision after the last.
+        """Write all operations in order, in batches; return the store revision after the last that changed something.
 
         Raises LeaseLost if this master no longer leads (nothing of that batch was written), StoreError
         if the store does not answer.
         """
         revision = 0
-        async with self._turn:
-            for start in range(0, len(operations), BATCH_LIMIT):
-                answer = await self._store.txn([self._fence], operations[start : start + BATCH_LIMIT])
-                if not answer.succeeded:
-                    raise LeaseLost("write as leader", "another master leads now")
+        for batch in _batches(operations):
+            async with self._turn:  # let go between batches: a long list does not keep others waiting
+                answer = await self._store.txn([self._fence], batch)
+            if not answer.succeeded:
+                raise LeaseLost("write as leader", "another master leads now")
+            if any(isinstance(operation, Put) for operation in batch) or any(answer.answers):
                 revision = answer.revision
         return revision
 
@@ -45,3 +49,17 @@ class FencedWriter:
         at_s = self._clock()
         record = EventRecord(at_s, code, subject, text, namespace, app, node, actor="leader")
         return Put(keys.event(at_s, secrets.token_hex(4)), encode(record))
+
+
+def _batches(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
+    batch: list[Operation] = []
+    size_bytes = 0
+    for operation in operations:
+        weight = len(operation.value) if isinstance(operation, Put) else 0
+        if batch and (len(batch) >= BATCH_LIMIT or size_bytes + weight > BATCH_LIMIT_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(operation)
+        size_bytes += weight
+    if batch:
+        yield batch

@@ -53,12 +53,16 @@ def plan_forgotten(draft: Draft) -> None:
     A status on a lost node stays until the node returns or is removed: the old copy may be running.
     """
     for instance in sorted(draft.statuses):
+        if instance.app_id in draft.held:
+            continue
         current = draft.view.assignments.get(instance)
         for node in sorted(draft.statuses[instance]):
             if draft.put_node(instance) == node:
                 continue
             status = draft.statuses[instance][node]
             record = draft.view.nodes.get(node)
+            if record is None and not draft.is_removed(node):
+                continue
             if record is None:
                 draft.forget(status, f"node {node} was removed")
                 continue

@@ -100,11 +100,11 @@ class Draft:
     def is_lost(self, node: str) -> bool:
         """Return whether a node is lost or removed."""
         record = self.view.nodes.get(node)
-        return record is None or record.state is NodeState.LOST
+        return self.is_removed(node) if record is None else record.state is NodeState.LOST
 
     def is_removed(self, node: str) -> bool:
         """Return whether somebody removed the node: it is promised that nothing runs there."""
-        return node not in self.view.nodes
+        return node not in self.view.nodes and node not in self.view.unreadable_nodes
 
     def is_draining(self, node: str) -> bool:
         """Return whether a node is to be emptied."""

@@ -28,7 +28,17 @@ def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None
     wanted = None if apps is None else frozenset(apps)
     draft = Draft(view, now_s, wanted)
     targets: list[WorkerTarget] = []
+    for app in sorted(view.held if wanted is None else view.held & wanted):
+        draft.wait(
+            str(app),
+            "record.unreadable",
+            f"a record of {app} cannot be read by this release, so nothing of it is changed; upgrade this master, or "
+            "see its log for the key",
+        )
+        draft.hold(app)
     for app in sorted(view.apps.keys() if wanted is None else view.apps.keys() & wanted):
+        if app in draft.held:
+            continue
         record = view.apps[app]
         revision = view.revisions.get((app, record.revision))
         if revision is None:

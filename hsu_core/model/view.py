@@ -21,6 +21,8 @@ class ClusterView:
 
     `revisions` holds the current revision of each app (and older ones still referred to by an assignment),
     keyed by (app, number). `statuses` is keyed by (instance, node): during a move there can be two.
+    `held` and `unreadable_nodes`: apps and nodes of which a record is there that this release cannot read
+    (damaged, or of a newer release): absent from the maps, and not to be taken for removed.
     """
 
     revision: int
@@ -30,6 +32,8 @@ class ClusterView:
     statuses: Mapping[tuple[InstanceId, str], InstanceStatus]
     nodes: Mapping[str, NodeRecord]
     node_intents: Mapping[str, NodeIntent]
+    held: frozenset[AppId] = frozenset()
+    unreadable_nodes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,8 @@ class Campaign:
         finally:
             for task in self._upkeep:
                 task.cancel()
-            await self._tasks.__aexit__(kind, error, trace)
+            # The group is not told of the body's error: it would wrap it, and who runs us could not name it.
+            await self._tasks.__aexit__(None, None, None)
 
     async def acquire(self) -> Leadership:
         """Wait until this candidate leads, through outages of the store, and return the leadership."""

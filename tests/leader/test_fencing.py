@@ -61,7 +61,7 @@ def test_the_view_follows_the_store_and_survives_compaction() -> None:
     async def main() -> None:
         store = MemoryStore()
         await store.put(keys.assignment(_assignment(0).instance), encode(_assignment(0)))
-        snapshot = Snapshot(store, lambda: None)
+        snapshot = Snapshot(store, lambda nodes: None)
         await snapshot.load()
         assert set(snapshot.view().assignments) == {_assignment(0).instance}
 
@@ -88,7 +88,7 @@ def test_a_value_that_cannot_be_read_leaves_the_rest_of_the_view_alone() -> None
         store = MemoryStore()
         await store.put(keys.assignment(_assignment(0).instance), b"\xc1 bit rot")
         await store.put(keys.assignment(_assignment(1).instance), encode(_assignment(1)))
-        snapshot = Snapshot(store, lambda: None)
+        snapshot = Snapshot(store, lambda nodes: None)
         await snapshot.load()
         assert set(snapshot.view().assignments) == {_assignment(1).instance}
         await store.close()

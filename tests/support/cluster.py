@@ -144,7 +144,7 @@ class Cluster:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER) == self.marker:
+                if process.status() != psutil.STATUS_ZOMBIE and self.marker in process.environ().values():
                     found.append(process)
         return found
 
