@@ -1,9 +1,9 @@
 """The loop of the agent: view, plan, apply, one instance at a time, only when something happened to it.
 
-Events (orders, exits, probe outcomes, timers) mark instances; `_turn` plans the marked ones and applies the
-steps, for a few milliseconds at a time, so that a thousand starts never keep heartbeats waiting. All calls
-are made from the event loop's thread. Decisions live in `hsu_agent.planning`; what to do with the system in
-`hsu_agent.host`.
+Events (orders, exits, probe outcomes, timers) mark instances; `hsu_agent.turns` has the marked ones planned and
+their steps applied, for a few milliseconds at a time, so that a thousand starts never keep heartbeats waiting.
+All calls are made from the event loop's thread. Decisions live in `hsu_agent.planning`; what to do with the
+system in `hsu_agent.host`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from hsu_agent.planning import reconcile
 from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired, Observed
 from hsu_agent.probes.runner import ProbeRunner
-from hsu_agent.timers import Sweeper, Timers
+from hsu_agent.timers import Sweeper
+from hsu_agent.turns import TreeEnds, Turns
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
 from hsu_core.model.ids import InstanceId
@@ -36,9 +37,6 @@ from hsu_core.model.lifecycle import ALIVE, State
 from hsu_core.runtime.tasks import Wake
 
 log = logging.getLogger(__name__)
-
-TURN_BUDGET_S = 0.005
-"""Longest that one turn plans and starts before everybody else gets the loop."""
 
 STEPS_LIMIT = 16
 """Most steps an instance takes in a row; more means that the plan goes in circles."""
@@ -66,22 +64,18 @@ class Supervisor:
         self._capture = capture
         self._preparer = preparer
         self._metrics = metrics
-        self._tasks = tasks
         self._probes = ProbeRunner(preparer, tasks, self._on_outcome)
-        self._loop = asyncio.get_running_loop()
         self._desired: dict[InstanceId, Desired] = {}
         self._spec_keys: dict[InstanceId, str] = {}
         self._observed: dict[InstanceId, Observed] = {}
-        self._marked: dict[InstanceId, None] = {}
-        self._is_turn_due = False
-        self._timers = Timers(self.mark)
+        self._turns = Turns(self._plan)
+        self.mark = self._turns.mark
+        self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
         self._sweeper = Sweeper(self._remove)
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
-        self._killing: dict[InstanceId, asyncio.Task[None]] = {}
         self._run_number = 0
         self._run_prefix = f"{os.getpid():x}-{time.time_ns():x}"
-        self._is_closed = False
         self.on_change: OnChange = lambda instance: None
 
     # -- what others ask --------------------------------------------------------------------------
@@ -172,13 +166,6 @@ class Supervisor:
 
     # -- events -----------------------------------------------------------------------------------
 
-    def mark(self, instance: InstanceId) -> None:
-        """Plan this instance in the next turn."""
-        self._marked[instance] = None
-        if not self._is_turn_due and not self._is_closed:
-            self._is_turn_due = True
-            self._loop.call_soon(self._turn)
-
     def _on_exit(self, instance: InstanceId, run: str, last_exit: LastExit) -> None:
         observed = self._observed.get(instance)
         if observed is None or observed.process is None or observed.process.run != run:
@@ -216,28 +203,12 @@ class Supervisor:
 
     # -- view, plan, apply ------------------------------------------------------------------------
 
-    def _turn(self) -> None:
-        """Plan and apply marked instances until the budget of this turn is used up."""
-        self._is_turn_due = False
-        started_s = time.monotonic()
-        while self._marked and not self._is_closed:
-            instance = next(iter(self._marked))
-            del self._marked[instance]
-            try:
-                self._plan(instance)
-            except (Bug, OSError):
-                log.exception("%s is left as it is", instance)  # one bad instance must not stop the others
-            if time.monotonic() - started_s > TURN_BUDGET_S and self._marked:
-                self._is_turn_due = True
-                self._loop.call_soon(self._turn)
-                return
-
     def _plan(self, instance: InstanceId) -> None:
         for _ in range(STEPS_LIMIT):
             now_s = time.monotonic()
             step = reconcile.plan_instance(instance, self._desired.get(instance), self._observed.get(instance), now_s)
             if step.wake_at_s is not None:
-                self._timers.wake_at(step.wake_at_s, instance)
+                self._turns.wake_at(step.wake_at_s, instance)
             if not step.actions:
                 return
             for action in step.actions:
@@ -289,11 +260,12 @@ class Supervisor:
             self._ledger.put_intent(Run(instance, run, order, spec_key, restarts, observed.failures))
             process = self._host.spawn(launch)
             self._ledger.put_process(instance, process)
-        except HsuError as error:
+        except (HsuError, OSError) as error:
             log.warning("%s: %s", instance, error)
             self._metrics.spawn_failures.inc()
             times = time.monotonic(), time.time(), random.random()
-            self._put(changes.spawn_failed(observed, order, error.sentence, *times, busy_numbers(error)))
+            text = error.sentence if isinstance(error, HsuError) else str(error)
+            self._put(changes.spawn_failed(observed, order, text, *times, busy_numbers(error)))
             return
         finally:
             for descriptor in descriptors:
@@ -333,15 +305,9 @@ class Supervisor:
             self._tree_is_empty(instance)
             return
         self._put(changes.killing(observed))
-        work = self._end_tree(instance)
-        self._killing[instance] = self._tasks.create_task(work, name=f"end all processes of {instance}")
+        self._tree_ends.begin(instance, process)
 
-    async def _end_tree(self, instance: InstanceId) -> None:
-        observed = self._observed[instance]
-        try:
-            await self._host.end_tree(instance, observed.process)
-        finally:
-            del self._killing[instance]
+    def _tree_has_ended(self, instance: InstanceId) -> None:
         if self._observed[instance].is_alive:
             self._emptied.add(instance)  # it has ended too: its exit is about to be delivered
             return
@@ -392,9 +358,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop supervising; processes run on and the next agent finds them."""
-        self._is_closed = True
+        self._turns.close()
         self._sweeper.close()
-        self._timers.close()
         self._probes.close()
-        for task in self._killing.values():
-            task.cancel()
+        self._tree_ends.close()

@@ -140,7 +140,10 @@ class LinuxHost:
         if not pid <= newest <= pid + _NEWER_LIMIT:
             return False
         parents = {pid, os.getpid(), os.getppid(), 1}
-        newer = (read_stat(number) for number in range(pid + 1, newest + 1))
+        try:
+            newer = [read_stat(number, is_proof=True) for number in range(pid + 1, newest + 1)]
+        except OSError:
+            return False
         return not any(stat is not None and (stat.ppid in parents or stat.session == pid) for stat in newer)
 
     def _last_pid(self) -> int:

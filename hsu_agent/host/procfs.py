@@ -7,6 +7,7 @@ all that wait for one (`Scanner`).
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -19,6 +20,10 @@ SETTLED_S = 5.0
 
 ENVIRON_LIMIT_BYTES = 2 * 1024 * 1024
 """Most that is read of a process' environment (the kernel's own limit for it is a quarter of the stack)."""
+
+
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing about the process: taken for its end they would prove a tree empty that is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,16 @@ class Mark:
     run: str
 
 
-def read_stat(pid: int) -> Stat | None:
-    """Return who the process is, or None if there is none. A zombie counts as dead unless it has live threads."""
+def read_stat(pid: int, *, is_proof: bool = False) -> Stat | None:
+    """Return who the process is, or None if there is none. A zombie counts as dead unless it has live threads.
+
+    With `is_proof` None says that there is none: raises OSError where it could only not be read.
+    """
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if is_proof and error.errno in _SHORT_OF:
+            raise
         return None
     try:
         text = os.read(descriptor, 4096)
@@ -67,11 +77,13 @@ def read_boot_id() -> str:
 
 
 def read_mark(pid: int, agent: str) -> Mark | None:
-    """Return the mark of this agent in the environment of a process, or None."""
+    """Return the mark of this agent in the environment of a process, or None. Raises OSError if short of files."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as stream:
             text = b"".join(iter(lambda: stream.read(65536), b""))[:ENVIRON_LIMIT_BYTES]
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT_OF:
+            raise
         return None
     if f"{AGENT_VARIABLE}={agent}".encode() not in text:
         return None
@@ -133,7 +145,7 @@ class Scanner:
         for name in os.listdir("/proc"):
             if not name.isdigit():
                 continue
-            stat = read_stat(int(name))
+            stat = read_stat(int(name), is_proof=True)
             if stat is None:
                 continue
             snapshot.stats[stat.pid] = stat

@@ -96,6 +96,8 @@ class ProbeRunner:
             return Outcome(False, f"no answer within {probe.timeout_s:g} s")
         except HsuError as error:
             return Outcome(False, error.sentence)
+        except (ValueError, OSError, OverflowError) as error:  # an address that is none, or no descriptor left
+            return Outcome(False, f"cannot be checked: {error or type(error).__name__}")
 
     async def _check(self, order: Desired, probe: Probe) -> Outcome:
         check = probe.check

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -241,6 +243,25 @@ def test_a_pid_given_to_somebody_else_is_not_in_the_tree(tmp_path: Path) -> None
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_a_look_that_is_short_of_files_proves_nothing(tmp_path: Path) -> None:
+    taken: list[int] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        assert read_stat(os.getpid()) is None
+        with pytest.raises(OSError, match="Too many open files"):
+            read_stat(os.getpid(), is_proof=True)
+        with pytest.raises(OSError, match="Too many open files"):
+            Scanner("nobody").look()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_program_that_cannot_be_executed_says_why(tmp_path: Path) -> None:

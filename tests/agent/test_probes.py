@@ -201,3 +201,22 @@ def test_one_check_at_a_time_and_none_after_the_stop(tmp_path: Path) -> None:
         server.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        HttpCheck(url="http://[::1"),
+        HttpCheck(url="http://a..b/"),
+        HttpCheck(url="http://\u2024\u2024x/"),
+        HttpCheck("70000"),
+        TcpCheck(host="..", port=80),
+        TcpCheck(host="127.0.0.1", port=70000),
+        TcpCheck(host="a" * 70 + ".b", port=80),
+        ExecCheck(("/bin/true", "a\0b")),
+    ],
+)
+def test_an_address_that_is_none_is_a_failed_check(tmp_path: Path, wrong: Check) -> None:
+    found = check(lambda port: wrong, None, tmp_path)
+    assert not found.is_passed
+    assert found.text
