@@ -42,6 +42,11 @@ class StatusBook:
         self._writing: dict[str, Operation] = {}
         self._wake = Wake()
 
+    @property
+    def is_busy(self) -> bool:
+        """Return whether something waits to be written or is being written."""
+        return bool(self._pending or self._writing)
+
     def take(self, node: str, report: Report) -> None:
         """Queue what the agent of `node` says."""
         told: set[InstanceId] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.slots import ENDED, WorkerTarget
+from hsu_cluster.planning.slots import WorkerTarget, has_ended
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.ids import AppId
 from hsu_core.model.node import NodeState
@@ -67,7 +67,7 @@ def plan_forgotten(draft: Draft) -> None:
                 draft.forget(status, f"node {node} was removed")
                 continue
             is_assigned = current is not None and current.node == node
-            if not is_assigned and record.state is NodeState.READY and status.state in ENDED:
+            if not is_assigned and record.state is NodeState.READY and has_ended(status):
                 draft.forget(status, f"{instance} has ended on {node} and is not assigned to it")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from hsu_cluster.planning.failover import is_mass_loss
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.slots import Desired
 from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
@@ -23,12 +24,6 @@ from hsu_core.model.view import (
     PutAssignment,
     Waiting,
 )
-
-BRAKE_MIN_NODES = 3
-"""Fewest lost nodes for the mass-failure brake: below that, losing them together is plausible."""
-
-BRAKE_SHARE = 0.3
-"""Share of lost nodes above which the masters are more likely cut off than the nodes dead."""
 
 WorkerName = tuple[AppId, str]
 
@@ -94,8 +89,7 @@ class Draft:
     @cached_property
     def is_braked(self) -> bool:
         """Return whether so many nodes are lost together that nothing is moved off them."""
-        lost = len(self.lost_nodes)
-        return lost >= BRAKE_MIN_NODES and lost > BRAKE_SHARE * len(self.view.nodes)
+        return is_mass_loss(len(self.lost_nodes), len(self.view.nodes))
 
     def is_lost(self, node: str) -> bool:
         """Return whether a node is lost or removed."""

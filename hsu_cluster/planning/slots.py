@@ -92,6 +92,11 @@ def status_of(
     return statuses.get((assignment.instance, assignment.node))
 
 
+def has_ended(status: InstanceStatus) -> bool:
+    """Return whether it is certain that no process of the instance is left on that node."""
+    return status.state in ENDED and not status.has_processes
+
+
 def is_completed(status: InstanceStatus, spec: WorkerSpec) -> bool:
     """Return whether it ended well and its policy wants no other start: as good as ready (a task is done)."""
     return (

@@ -10,11 +10,11 @@ from __future__ import annotations
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.moves import Mover, Slot, read_slot
 from hsu_cluster.planning.slots import (
-    ENDED,
     Desired,
     WorkerTarget,
     available_at_s,
     describe_state,
+    has_ended,
     is_as_desired,
     is_ready,
     is_restart_needed,
@@ -157,7 +157,7 @@ def _old_copy(draft: Draft, slot: Slot) -> InstanceStatus | None:
     statuses = draft.statuses.get(slot.instance, {})
     for node in sorted(statuses):
         record = draft.view.nodes.get(node)
-        if record is not None and (record.state is not NodeState.READY or statuses[node].state not in ENDED):
+        if record is not None and (record.state is not NodeState.READY or not has_ended(statuses[node])):
             return statuses[node]
     return None
 

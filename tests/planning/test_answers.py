@@ -150,8 +150,8 @@ def test_differences_are_named_by_field_and_hide_file_contents() -> None:
 
 def test_a_node_is_lost_after_a_silent_ttl_and_the_next_check_is_known() -> None:
     nodes = {name: make_node(name) for name in "abc"} | {"d": make_node("d", state=NodeState.LOST)}
-    seen_s = {"a": 100.0, "b": 95.0, "c": 98.0, "d": 0.0}
-    assert judge_nodes(nodes, seen_s, 0.0, 110.0, 15.0) == NodeVerdicts(("b",), 113.0)
+    seen_s = {"a": 104.0, "b": 95.0, "c": 103.0, "d": 0.0}
+    assert judge_nodes(nodes, seen_s, 0.0, 110.0, 15.0) == NodeVerdicts(("b",), 118.0)
 
 
 def test_a_new_leader_waits_one_ttl_before_it_declares_anybody_lost() -> None:
