@@ -22,6 +22,7 @@ from hsu_cluster.cli.render import (
 from hsu_cluster.cli.text import age, count, shown
 from hsu_cluster.client.documents import (
     AppDocument,
+    ChangeDocument,
     ClusterDocument,
     EventDocument,
     InstanceDocument,
@@ -29,6 +30,9 @@ from hsu_cluster.client.documents import (
     PlanDocument,
     WorkerDocument,
 )
+
+FIELDS_SHOWN = 4
+"""Names of changed fields on one line of a plan; the rest is counted."""
 
 EVENTS_SHOWN = 10
 """Events below a described object: the newest ones, oldest first."""
@@ -172,6 +176,15 @@ def cluster_status(
     ]
 
 
+def _fields_shown(change: ChangeDocument) -> str:
+    """Return the names of the changed fields, the first few; all of a worker that comes or goes say nothing."""
+    fields = change["fields"]
+    if not fields or change["action"] in ("create", "remove"):
+        return ""
+    more = f" and {len(fields) - FIELDS_SHOWN} more" if len(fields) > FIELDS_SHOWN else ""
+    return f"({', '.join(fields[:FIELDS_SHOWN])}{more})"
+
+
 def plan_lines(plan: PlanDocument) -> list[Text]:
     """Return what a deploy would change, one line for each worker, then what would find no node."""
     if plan["unchanged"]:
@@ -179,11 +192,11 @@ def plan_lines(plan: PlanDocument) -> list[Text]:
     rows = []
     for change in plan["changes"]:
         sign, style = _ACTION_SIGNS.get(change["action"], ("?", ""))
-        fields = f"({', '.join(change['fields'])})" if change["fields"] else ""
-        told = f"{change['text']} {fields}".strip()
+        told = f"{change['text']} {_fields_shown(change)}".strip()
         rows.append(row(Cell(f"{sign} {shown(change['worker'])}", style), cell(change["action"], style), told))
     before = f"revision {plan['app_revision']}" if plan["app_revision"] else "nothing: a new app"
-    head = Text(f"{shown(plan['app'])}: {count(len(rows), 'change')} from {before}")
+    changing = sum(change["action"] != "none" for change in plan["changes"])
+    head = Text(f"{shown(plan['app'])}: {count(changing, 'change')} from {before}")
     body = columns(("WORKER", "ACTION", "CHANGE"), rows)[1:] if rows else []
     unplaced = [
         Text(f"! {shown(slot)} would find no node: {shown(why)}", style="red")
