@@ -82,14 +82,18 @@ class Keeper:
         self._started_s = time.monotonic()
         os.set_inheritable(self._writer, True)
         command = _agent_command(self._arguments)
-        self._agent = os.posix_spawn(
-            command[0],
-            command,
-            os.environ | {PIPE_VARIABLE: str(self._writer)},
-            setpgroup=0,  # a Ctrl-C of the terminal reaches us alone; we forward it
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT],
-        )
+        try:
+            self._agent = os.posix_spawn(
+                command[0],
+                command,
+                os.environ | {PIPE_VARIABLE: str(self._writer)},
+                setpgroup=0,  # a Ctrl-C of the terminal reaches us alone; we forward it
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGINT],
+            )
+        except OSError as error:  # an installation that is being replaced, a full table of processes: it passes
+            wait_s = self._start_later()
+            _tell(f"the agent cannot be started: {error}; tried again in {wait_s:.1f} s")
 
     def _forward(self, number: int) -> None:
         self._is_stopping = self._is_stopping or number != signal.SIGHUP
@@ -138,13 +142,18 @@ class Keeper:
         ran_s = time.monotonic() - self._started_s
         if code == EXIT_RELOAD or ran_s >= HEALTHY_S:
             self._crashes = 0
-        wait_s = min(BACKOFF_CEILING_S, BACKOFF_BASE_S * 2 ** (self._crashes - 1)) if self._crashes else 0.0
-        self._crashes = min(self._crashes + 1, 20)
+        wait_s = self._start_later()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         if code != EXIT_RELOAD:
             _tell(f"the agent ended with {how}; started again in {wait_s:.1f} s")
-        self._start_at_s = time.monotonic() + wait_s
         return None
+
+    def _start_later(self) -> float:
+        """Count a crash and set the time of the next start; return the wait."""
+        wait_s = min(BACKOFF_CEILING_S, BACKOFF_BASE_S * 2 ** (self._crashes - 1)) if self._crashes else 0.0
+        self._crashes = min(self._crashes + 1, 20)
+        self._start_at_s = time.monotonic() + wait_s
+        return wait_s
 
     def _write(self) -> None:
         del self._pending[:-PENDING_LIMIT]

@@ -62,6 +62,25 @@ def test_settings_that_cannot_be_used_end_with_78(tmp_path: Path, line: str, tex
     assert text in agent.log.read_text()
 
 
+AWAY = """
+import sys
+from hsu_agent import keeper
+starts = []
+def command(arguments):
+    starts.append(1)
+    return [sys.executable, "-c", f"raise SystemExit({78 if len(starts) == 4 else 3})"] if len(starts) in (1, 4) else [
+        "/no/such/python"]
+keeper._agent_command = command
+sys.exit(keeper.Keeper(["run"]).run())
+"""
+
+
+def test_an_installation_that_is_away_for_a_moment_does_not_end_the_keeper() -> None:
+    ended = subprocess.run([sys.executable, "-c", AWAY], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 78
+    assert ended.stderr.count("the agent cannot be started: [Errno 2] No such file or directory") == 2
+
+
 def test_version_and_help_need_no_configuration() -> None:
     for arguments in (["--version"], ["--help"], ["run", "--help"]):
         ended = subprocess.run([*KEEPER, *arguments], capture_output=True, text=True, timeout=60)
