@@ -326,6 +326,11 @@ class Ledger:
             self._compact()
 
     @property
+    def path(self) -> Path:
+        """Return the file."""
+        return self._path
+
+    @property
     def is_behind(self) -> bool:
         """Return whether the disk refused the last write."""
         return self._is_behind

@@ -90,6 +90,13 @@ class Supervisor:
         """Return the instances of this host."""
         return self._observed
 
+    @property
+    def has_workers(self) -> bool:
+        """Return whether any worker runs or is to run."""
+        return any(order.wants_process for order in self._desired.values()) or any(
+            found.is_alive or not found.is_tree_empty for found in self._observed.values()
+        )
+
     def status(self, instance: InstanceId) -> InstanceStatus | None:
         """Return what is reported of an instance, or None if it is gone."""
         observed = self._observed.get(instance)

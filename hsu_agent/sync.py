@@ -1,8 +1,7 @@
 """The session with the leader: dial, obey, report, beat. With no master in reach the ledger's orders go on.
 
 Until the first full orders of a session have come, those of the ledger are in force; then everything that is
-not among them is stopped. A lower term, or a lower epoch of a slot, is refused: it comes from a leader that
-was replaced.
+not among them is stopped. Which orders are obeyed is decided in `hsu_agent.orders`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import ssl
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any
 
 import aiohttp
 
@@ -23,7 +21,7 @@ from hsu_agent.ledger import Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics
-from hsu_agent.planning.observed import Desired
+from hsu_agent.orders import Obedience, SessionEnded
 from hsu_core.model.errors import HsuError, InvalidSettings
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.settings import AgentSettings
@@ -38,6 +36,9 @@ SESSION_PATH = "/v1/session"
 RETRY_BASE_S = 0.1
 RETRY_CEILING_S = 5.0
 """Waits between dials; doubled and spread by chance, so that a fleet does not come back in one moment."""
+
+LASTING_S = 10.0
+"""A session that lasted this long ends the back-off; one that is welcomed and cut at once must not."""
 
 REFUSED_RETRY_S = 30.0
 """Wait after a final refusal: only a person can mend it, and then it should not need a restart."""
@@ -58,18 +59,17 @@ REPORT_LIMIT = 5_000
 """Most statuses in one frame of changes: about 1.5 MB, below the limit of a frame."""
 
 
-class SessionEnded(Exception):
-    """The session cannot go on; the text says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a dial ended. `urls`: dial these at once. `wait_s`: wait this long first. `text`: for the log."""
+    """How a dial ended. `urls`: dial these at once. `wait_s`: wait this long first. `text`: for the log.
+
+    `lasted_s` is counted from the Welcome (None: there was none).
+    """
 
     text: str = ""
     urls: tuple[str, ...] = ()
     wait_s: float | None = None
-    was_welcomed: bool = False
+    lasted_s: float | None = None
 
 
 class Sync:
@@ -95,7 +95,8 @@ class Sync:
         self._metrics = metrics
         self._changed: set[InstanceId] = set()
         self._reports = Wake()
-        self._specs: dict[str, Any] = {}
+        self._obedience = Obedience(supervisor, ledger)
+        self.obey = self._obedience.obey
         self._is_stopping_workers = False
         supervisor.on_change = self._note_change
 
@@ -119,8 +120,10 @@ class Sync:
                 url = next_urls.popleft()
                 outcome = await self._dial(http, url, stop)
                 self._ledger.flush()
-                if outcome.was_welcomed:
-                    delay_s, hops = RETRY_BASE_S, 0
+                if outcome.lasted_s is not None:
+                    next_urls.clear()
+                    if outcome.lasted_s >= LASTING_S:
+                        delay_s, hops = RETRY_BASE_S, 0
                 if outcome.urls and hops < HOPS_LIMIT:
                     hops += 1
                     next_urls = deque(outcome.urls)
@@ -175,56 +178,11 @@ class Sync:
         return replace(self._hello, agent=ledger.agent, incarnation=ledger.incarnation, term=ledger.term)
 
     def welcome(self, frame: frames.Welcome) -> None:
-        """Obey this leader from now on. Raises SessionEnded for one that was replaced."""
-        known = self._ledger.incarnation
-        if known and frame.incarnation != known:
-            log.warning(
-                "the cluster is another one than before (%s instead of %s): its orders replace the present ones",
-                frame.incarnation,
-                known,
-            )
-        elif frame.term < self._ledger.term:
-            raise SessionEnded(f"its term {frame.term} is older than {self._ledger.term}")
-        self._is_new_cluster = bool(known) and frame.incarnation != known
-        self._ledger.set_leader(frame.incarnation, frame.term)
-        self._specs = {}
+        """Begin a session with this leader. Raises SessionEnded for one that was replaced."""
+        self._obedience.welcome(frame)
         self._metrics.is_connected.set(1)
         self._metrics.sessions.inc()
         log.info("session with leader %s, term %d", frame.leader, frame.term)
-
-    def obey(self, orders: frames.Orders) -> None:
-        """Take orders into the ledger, then into force. Raises SessionEnded if they cannot be obeyed."""
-        if orders.term < self._ledger.term:
-            raise SessionEnded(f"orders of term {orders.term}, which is older than {self._ledger.term}")
-        self._ledger.set_leader(self._ledger.incarnation, orders.term)
-        self._specs |= orders.specs
-        desired = self._supervisor.desired
-        named: set[InstanceId] = set()
-        for order in orders.orders:
-            instance = order.assignment.instance
-            named.add(instance)
-            present = desired.get(instance)
-            is_older = present is not None and order.assignment.epoch < present.assignment.epoch
-            if is_older and not (orders.is_full and self._is_new_cluster):
-                log.warning("an order of an older epoch is refused: %s epoch %d", instance, order.assignment.epoch)
-                continue
-            tree = self._specs.get(order.spec) or self._ledger.spec_tree(order.spec)
-            if tree is None:
-                raise SessionEnded(f"the specification {order.spec} was not sent")
-            try:
-                wanted = Desired(order.assignment, self._ledger.read_spec(order.spec, tree))
-            except HsuError as error:
-                log.error("an order cannot be read and the present one stays in force: %s: %s", instance, error)
-                continue
-            if wanted != present:
-                self._ledger.put_order(wanted, order.spec, tree)
-                self._supervisor.put_order(wanted, order.spec)
-        gone = set(desired) - named if orders.is_full else set(orders.removed)
-        for instance in sorted(gone):
-            self._ledger.drop_order(instance)
-            self._supervisor.drop_order(instance)
-        if orders.is_full:
-            self._is_new_cluster = False
 
     def full_report(self) -> frames.Report:
         """Return everything observed."""
@@ -243,7 +201,6 @@ class Sync:
         gone = tuple(instance for instance, status in statuses.items() if status is None)
         return frames.Report(tuple(status for status in statuses.values() if status is not None), gone)
 
-    _is_new_cluster = False
     _reported_s = float("-inf")
 
 
@@ -258,7 +215,8 @@ class _Session:
     async def hold(self, socket: aiohttp.ClientWebSocketResponse) -> Outcome:
         """Speak until one side ends it."""
         self._socket = socket
-        welcome: frames.Welcome | None = None
+        loop = asyncio.get_running_loop()
+        welcomed_s: float | None = None
         try:
             await self._send(self._sync.hello)
             answer = await self._first(FIRST_ANSWER_S)
@@ -270,11 +228,13 @@ class _Session:
             if not isinstance(answer, frames.Welcome):
                 raise SessionEnded(f"its first frame is a {type(answer).__name__}")
             self._sync.welcome(answer)
-            welcome = answer
+            welcomed_s = loop.time()
             await self._speak(answer)
-            return Outcome(was_welcomed=True)
+            return Outcome(lasted_s=loop.time() - welcomed_s)
         except (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            return Outcome(str(error) or type(error).__name__, was_welcomed=welcome is not None)
+            wait_s = error.wait_s if isinstance(error, SessionEnded) else None
+            lasted_s = None if welcomed_s is None else loop.time() - welcomed_s
+            return Outcome(str(error) or type(error).__name__, wait_s=wait_s, lasted_s=lasted_s)
 
     async def _speak(self, welcome: frames.Welcome) -> None:
         ended: list[BaseException] = []
@@ -289,7 +249,8 @@ class _Session:
         except* (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as group:
             ended = list(group.exceptions)
         if ended and not self._stop.is_set():
-            raise SessionEnded(str(ended[0]) or type(ended[0]).__name__)
+            first = ended[0]
+            raise SessionEnded(str(first) or type(first).__name__, getattr(first, "wait_s", None))
 
     async def _listen(self, ttl_s: float, asks: Asks) -> None:
         while True:

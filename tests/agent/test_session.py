@@ -200,3 +200,36 @@ def test_a_signal_reaches_the_worker(tmp_path: Path, agents: list[AgentProcess])
         assert "this agent does not know it" in one.answers[odd].text
 
     play(tmp_path, agents, scenario)
+
+
+def test_a_store_that_lost_everything_ends_no_worker(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        await one.put(order("sleep", "1000"))
+        agent.start()
+        first = await status_where(one, instance(), state=State.RUNNING)
+        kept = one.orders.pop(instance())
+        one.incarnation = "emptied"
+        await one.cut()
+        await eventually(lambda: "cluster emptied is not obeyed" in agent.log.read_text())
+        assert first.pid is not None
+        assert is_running(first.pid)
+        one.orders[instance()] = kept
+        one.incarnation = "test"
+        await status_where(one, instance(), state=State.RUNNING, pid=first.pid)
+
+    play(tmp_path, agents, scenario)
+
+
+def test_sessions_that_are_cut_at_once_are_dialled_less_and_less(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        agent.start()
+        began_s = 0.0
+        for count in range(1, 7):
+            await eventually(lambda: len(one.hellos) == count and one.session is not None)  # noqa: B023
+            began_s = began_s or asyncio.get_running_loop().time()
+            one.session, session = None, one.session
+            assert session is not None
+            await session.socket.close()
+        assert asyncio.get_running_loop().time() - began_s > 0.5 * (0.1 + 0.2 + 0.4 + 0.8 + 1.6)
+
+    play(tmp_path, agents, scenario)

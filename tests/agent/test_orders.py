@@ -1,0 +1,164 @@
+"""Whom the agent obeys: replaced leaders, other clusters, trees it does not have."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from hsu_agent.ledger import Ledger
+from hsu_agent.orders import Obedience, SessionEnded
+from hsu_agent.planning.observed import Desired
+from hsu_core.model.ids import InstanceId
+from hsu_core.wire import frames
+from hsu_core.wire.codec import to_plain
+from tests.agent.harness import instance, order
+
+
+class Supervised:
+    """Holds orders and runs nothing."""
+
+    def __init__(self, desired: dict[InstanceId, Desired]) -> None:
+        self.desired = desired
+
+    @property
+    def has_workers(self) -> bool:
+        """Return whether there are orders."""
+        return bool(self.desired)
+
+    def put_order(self, order: Desired, spec_key: str) -> None:
+        """Hold an order."""
+        self.desired[order.assignment.instance] = order
+
+    def drop_order(self, instance: InstanceId) -> None:
+        """Hold it no more."""
+        self.desired.pop(instance, None)
+
+
+class Agent:
+    """What of an agent decides about orders; `restart` ends it and begins with the ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.ledger = Ledger(self._folder)
+        self.supervised = Supervised(self.ledger.remembered().orders)
+        self.obedience = Obedience(self.supervised, self.ledger)
+
+    def welcome(self, incarnation: str, term: int) -> None:
+        """Begin a session."""
+        self.obedience.welcome(frames.Welcome(term, incarnation, 1.0, 3.0))
+
+    def obey(
+        self, term: int, *epochs: int, is_full: bool = True, revision: int = 1, has_specs: bool = True, slot: int = 0
+    ) -> None:
+        """Send orders of slots 0, 1, ... with these epochs."""
+        made = [order("sleep", "1000", slot=slot + n, epoch=epoch, revision=revision) for n, epoch in enumerate(epochs)]
+        specs = {spec.key: to_plain(spec) for _, spec in made} if has_specs else {}
+        orders = tuple(frames.Order(assignment, spec.key) for assignment, spec in made)
+        self.obedience.obey(frames.Orders(term, 1, is_full, specs, orders))
+
+    def epochs(self) -> dict[int, int]:
+        """Return slot and epoch of the orders in force."""
+        return {which.slot: found.assignment.epoch for which, found in self.supervised.desired.items()}
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    """Return an agent that obeys cluster `old` in term 50."""
+    made = Agent(tmp_path)
+    made.welcome("old", 50)
+    made.obey(50, 5000, 5001)
+    return made
+
+
+def test_an_empty_store_of_another_cluster_ends_no_worker(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        agent.welcome("new", 3)
+        with pytest.raises(SessionEnded) as ended:
+            agent.obey(3)
+        assert ended.value.wait_s is not None
+        assert ended.value.wait_s >= 10
+    assert agent.epochs() == {0: 5000, 1: 5001}
+    assert (agent.ledger.incarnation, agent.ledger.term) == ("old", 50)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == 1
+    assert "cluster new is not obeyed" in told[0]
+    assert "belong to cluster old" in told[0]
+    assert f"delete {agent.ledger.path}" in told[0]
+    agent.welcome("old", 51)
+    agent.obey(51)
+    assert agent.epochs() == {}
+
+
+def test_another_cluster_with_orders_is_obeyed_with_a_warning(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+    agent.welcome("new", 3)
+    agent.obey(3, 12)
+    assert agent.epochs() == {0: 12}
+    assert (agent.ledger.incarnation, agent.ledger.term) == ("new", 3)
+    assert "new instead of old" in caplog.text
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_another_cluster_is_obeyed_although_the_first_session_ended_before_its_orders(
+    agent: Agent, is_restarted: bool
+) -> None:
+    agent.welcome("new", 3)
+    agent.obey(3, 7, is_full=False)
+    assert agent.epochs() == {0: 5000, 1: 5001}
+    if is_restarted:
+        agent.ledger.close()
+        agent.restart()
+    assert agent.ledger.incarnation == "old"
+    agent.welcome("new", 3)
+    agent.obey(3, 12)
+    assert agent.epochs() == {0: 12}
+    agent.obey(3, 11, is_full=False)
+    assert agent.epochs() == {0: 12}
+    agent.obey(3, 40, is_full=False)
+    assert agent.epochs() == {0: 40}
+
+
+def test_a_replaced_leader_is_refused(agent: Agent) -> None:
+    with pytest.raises(SessionEnded, match="term 49 is older than 50"):
+        agent.welcome("old", 49)
+    agent.welcome("old", 60)
+    with pytest.raises(SessionEnded, match="orders of term 59"):
+        agent.obey(59, 6000)
+    agent.ledger.close()
+    agent.restart()
+    assert agent.ledger.term == 60
+
+
+def test_an_order_without_its_specification_leaves_the_instance_as_it_is(agent: Agent) -> None:
+    agent.welcome("old", 51)
+    agent.obey(51, 6000, 6001, revision=2, has_specs=False)
+    assert agent.epochs() == {0: 5000, 1: 5001}
+    agent.obey(51, 6002, revision=2, is_full=False)
+    assert agent.epochs() == {0: 6002, 1: 5001}
+
+
+def test_a_known_specification_is_not_sent_again_but_that_of_another_cluster_counts_for_nothing(agent: Agent) -> None:
+    agent.welcome("old", 51)
+    agent.obey(51, 6000, 6001, has_specs=False)
+    assert agent.epochs() == {0: 6000, 1: 6001}
+    agent.welcome("new", 1)
+    agent.obey(1, 3, 4, has_specs=False)
+    assert agent.epochs() == {0: 6000, 1: 6001}
+
+
+def test_trees_that_no_current_order_names_are_forgotten(agent: Agent) -> None:
+    for revision in range(2, 30):
+        agent.obey(50, 6000 + revision, 7000 + revision, revision=revision, is_full=False)
+    assert set(agent.obedience._specs) == {"default/shop/web@29"}
+    agent.obey(50, 8000, revision=30, is_full=False)
+    assert set(agent.obedience._specs) == {"default/shop/web@29", "default/shop/web@30"}
+    agent.obedience.obey(frames.Orders(50, 1, removed=(instance(slot=0),)))
+    assert set(agent.obedience._specs) == {"default/shop/web@29"}
+    agent.obey(50, 1, revision=31, slot=1)  # refused as older, but named: the leader counts it as sent
+    assert agent.epochs() == {1: 7029}
+    assert set(agent.obedience._specs) == {"default/shop/web@31"}
