@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from typing import cast
 from urllib.parse import urlsplit
 
 from hsu_agent.planning.health import Outcome
@@ -20,7 +21,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _UNSAFE = re.compile(r"[\r\n\0]")
 
 
-class _Exchange(asyncio.Protocol):
+class Exchange(asyncio.Protocol):
     """Sends one request and resolves with the status line as soon as it is there."""
 
     def __init__(self, request: bytes, answered: asyncio.Future[bytes]) -> None:
@@ -31,9 +32,8 @@ class _Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Wait for the end of the status line."""
@@ -68,7 +68,7 @@ async def check_http(url: str, method: str = "GET", headers: Pairs = ()) -> Outc
     request = ("\r\n".join([*lines, "connection: close"]) + "\r\n\r\n").encode("latin-1", "replace")
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[bytes] = loop.create_future()
-    exchange = _Exchange(request, answered)
+    exchange = Exchange(request, answered)
     try:
         # like Kubernetes: a probe asks whether the worker is well, not who signed its certificate
         context = _unverified() if parts.scheme == "https" else None

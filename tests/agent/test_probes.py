@@ -14,6 +14,7 @@ from hsu_agent.launch import Preparer
 from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired
 from hsu_agent.probes.exec import check_exec
+from hsu_agent.probes.http import Exchange
 from hsu_agent.probes.runner import ProbeRunner
 from hsu_core.model.spec import Check, ExecCheck, HealthSpec, HttpCheck, Probe, ProcessCheck, TcpCheck
 from tests.agent.harness import instance, is_running, order
@@ -106,6 +107,35 @@ def test_http_against_hostile_endpoints_fails_in_time(tmp_path: Path, serve: Ser
     assert not found.is_passed
     assert text in found.text
     assert time.monotonic() - began_s < 5
+
+
+class ForeignTransport:
+    """What uvloop hands out: it writes and aborts, and is no subclass of asyncio's transports."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_http_asks_over_a_transport_of_another_loop() -> None:
+    async def exchange() -> tuple[ForeignTransport, bytes]:
+        transport, answered = ForeignTransport(), asyncio.get_running_loop().create_future()
+        protocol = Exchange(b"GET / HTTP/1.1\r\n\r\n", answered)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        protocol.data_received(b"HTTP/1.1 200 OK\r\n")
+        protocol.close()
+        return transport, await answered
+
+    transport, head = asyncio.run(exchange())
+    assert transport.written.startswith(b"GET / ")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert transport.is_aborted
 
 
 def test_http_by_url_and_with_headers(tmp_path: Path) -> None:
