@@ -263,7 +263,7 @@ def _rollout(body: RolloutModel | None, path: Path, found: FaultList) -> Rollout
         found.warn(
             (*path, "strategy"),
             f"{strategy} is not carried out by this version: instances are replaced in waves (rolling)",
-            "set max_surge and max_unavailable for the size of the waves",
+            "set max_unavailable for the size of the waves",
         )
         strategy = "rolling"
     warn_keys(
@@ -283,6 +283,18 @@ def _rollout(body: RolloutModel | None, path: Path, found: FaultList) -> Rollout
     )
     surge = body.max_surge or (default.max_surge, default.is_max_surge_percent)
     unavailable = body.max_unavailable or (default.max_unavailable, default.is_max_unavailable_percent)
+    if body.max_surge is not None:
+        found.warn(
+            (*path, "max_surge"),
+            "is not carried out by this version: an instance is replaced in its slot, never beside it",
+            "set max_unavailable for the size of the waves",
+        )
+    if body.max_unavailable is not None and unavailable[0] == 0:
+        found.warn(
+            (*path, "max_unavailable"),
+            "0 counts as 1 in this version: an instance is replaced in its slot, so one at a time is away",
+            "write 1, or run one replica more than you need",
+        )
     if unavailable[1] and unavailable[0] > 100:
         found.fault((*path, "max_unavailable"), f"{unavailable[0]}% is more than all", "write 100% or less")
     return RolloutSpec(strategy, *unavailable, *surge, body.min_healthy or 0.0)

@@ -77,6 +77,8 @@ def test_the_manifest_of_the_design_parses_with_warnings_only() -> None:
     assert [warning.path for warning in parsed.warnings] == [
         "workers[web].rollout.strategy",
         "workers[web].rollout.steps",
+        "workers[web].rollout.max_surge",
+        "workers[web].rollout.max_unavailable",
     ]
 
 
