@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,6 @@ import yaml
 from hsu_core.model.errors import Fault, InvalidManifest
 from hsu_core.model.spec import WorkerSpec
 from hsu_core.wire.manifest import ParsedManifest, parse_manifest
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def worker(worker_id: str = "web", **keys: Any) -> dict[str, Any]:
@@ -52,11 +48,3 @@ def only_fault(text: str, **arguments: Any) -> Fault:
     found = faults(text, **arguments)
     assert len(found) == 1, [str(fault) for fault in found]
     return found[0]
-
-
-def assert_golden(name: str, text: str) -> None:
-    """Compare with a transcript; `HSU_GOLDEN=rewrite` writes it anew, to be read in review."""
-    path = GOLDEN / name
-    if os.environ.get("HSU_GOLDEN") == "rewrite":
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hsu_core.model.errors import InvalidManifest
 from hsu_core.model.spec import HttpCheck, Probe, ProcessCheck, RestartPolicy, RestartSpec
-from tests.wire.builders import assert_golden, parse
+from tests.wire.builders import parse
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -44,9 +45,9 @@ def test_the_second_dialect() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("hsu-*.yaml")), ids=lambda path: path.stem)
-def test_transcript_of_a_sample(path: Path) -> None:
+def test_transcript_of_a_sample(path: Path, golden: Callable[[str, str], None]) -> None:
     try:
         lines = [str(warning) for warning in parse(path.read_text(encoding="utf-8"), file=path.name).warnings]
     except InvalidManifest as error:
         lines = [str(error)]
-    assert_golden(f"{path.stem}.txt", "\n".join(lines) + "\n")
+    golden(path.stem, "\n".join(lines))

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from hsu_core.model.errors import InvalidManifest
-from tests.wire.builders import assert_golden, faults, manifest, only_fault, parse, worker
+from tests.wire.builders import faults, manifest, only_fault, parse, worker
 from tests.wire.test_manifest import unit
 
 
@@ -285,7 +286,7 @@ INCONSISTENT = """workers:
 """
 
 
-def test_transcript_of_faults() -> None:
+def test_transcript_of_faults(golden: Callable[[str, str], None]) -> None:
     texts = []
     for name, text in (
         ("words.yaml", FAULTY),
@@ -295,4 +296,4 @@ def test_transcript_of_faults() -> None:
         with pytest.raises(InvalidManifest) as caught:
             parse(text, file=name)
         texts.append(str(caught.value))
-    assert_golden("faults.txt", "\n\n".join(texts) + "\n")
+    golden("faults", "\n\n".join(texts))
