@@ -1,8 +1,9 @@
 """What a new agent makes of what an earlier one left behind: ledger and marked processes in, instances out.
 
 No window between writing and doing leaves an unknown or a second process: a process whose start was
-written is recognised by its identity, one whose start was only intended by its run number, and any other
-with our mark belongs to a tree that is ended before anything new starts in its slot.
+written is recognised by its identity, one whose start was only intended by its run number. Others with our
+mark are strays: a ledger that was lost, or written by a newer release, is no reason to end them, so they are
+left alone until the leader has said what this host runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from hsu_agent.host.base import Found
 from hsu_agent.ledger import Remembered, Run
 from hsu_agent.planning.health import resume
-from hsu_agent.planning.observed import Observed, Process
+from hsu_agent.planning.observed import Desired, Observed, Process
 from hsu_core.model.assignment import LastExit
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
@@ -21,15 +22,21 @@ from hsu_core.model.lifecycle import State
 IDLE = "idle"
 """Written into the ledger for an instance that has no process and is not waiting for a restart of its own."""
 
+STRAY = "the ledger does not tell of its processes: they are left alone until the leader's orders come"
+
 _ENDED = {str(state): state for state in (State.STOPPED, State.FAILED, State.RESTARTING)}
 
 
 @dataclass(slots=True)
 class Taken:
-    """Instances as they are held from now on; `processes` are those that may be alive and are to be watched."""
+    """Instances as they are held from now on; `processes` are those that may be alive and are to be watched.
+
+    `strays` are left as they are until the full orders come, with the marked processes that were found of them.
+    """
 
     observed: dict[InstanceId, Observed] = field(default_factory=dict)
     processes: dict[InstanceId, Process] = field(default_factory=dict)
+    strays: dict[InstanceId, tuple[Found, ...]] = field(default_factory=dict)
 
 
 def take_over(remembered: Remembered, found: Sequence[Found], boot_id: str) -> Taken:
@@ -43,11 +50,19 @@ def take_over(remembered: Remembered, found: Sequence[Found], boot_id: str) -> T
         taken.observed[instance] = observed
         if process is not None:
             taken.processes[instance] = process
-    for item in found:
-        if item.instance not in taken.observed:
-            reason = "a process with our mark that is not in the ledger: it is ended"
-            taken.observed[item.instance] = Observed(item.instance, is_tree_empty=False, reason=reason)
+    for instance in sorted(remembered.unreadable | (by_instance.keys() - remembered.runs.keys())):
+        taken.strays[instance] = tuple(by_instance.get(instance, ()))
+        taken.observed.setdefault(instance, Observed(instance, is_tree_empty=False, reason=STRAY))
     return taken
+
+
+def adopt_stray(instance: InstanceId, order: Desired, found: Sequence[Found]) -> tuple[Observed, Process] | None:
+    """Return the instance with its process, if its marked processes are of one start and the first may be there."""
+    leaders = [item.process for item in found if item.is_leader]
+    if not leaders or len({item.process.run for item in found}) != 1:
+        return None
+    health = resume(order.spec.worker.health, is_started=True, is_ready=False)
+    return Observed(instance, order=order, process=leaders[0], is_tree_empty=False, health=health), leaders[0]
 
 
 def _of_run(run: Run, found: Sequence[Found], boot_id: str) -> tuple[Observed, Process | None]:

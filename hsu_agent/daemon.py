@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
 from hsu_agent.host.base import Host
 from hsu_agent.host.linux import LinuxHost
 from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
 from hsu_agent.launch import Preparer
-from hsu_agent.ledger import DataDirLock, Ledger
+from hsu_agent.ledger import Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
@@ -54,7 +55,7 @@ async def run_agent(
     stop = stop if stop is not None else asyncio.Event()
     lock = await asyncio.to_thread(DataDirLock, settings.data_dir)
     try:
-        ledger = Ledger(settings.data_dir)
+        ledger = await asyncio.to_thread(Ledger, settings.data_dir)  # it may wait for the disk
         try:
             await _run(settings, stop, ledger, worker_files_limit)
         finally:
@@ -194,7 +195,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run_with_signals(settings))
-    except (Conflict, InvalidSettings, NotSupported) as error:
+    except (Conflict, InvalidSettings, LedgerUnreadable, NotSupported) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except HsuError as error:

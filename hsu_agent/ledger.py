@@ -5,35 +5,33 @@ last line is dropped, a damaged one skipped. The intent to start stands in it be
 process whose start was not written any more is recognised by its run number. No sync of single lines: they
 matter when the agent dies, and a host that goes down takes the processes along.
 
+A file that cannot be read at all is never taken for an empty one: its agent ends, its workers run on.
+
 A disk that refuses does not stop supervision: the live records are in memory, and are written anew as soon
 as it lets us.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hsu_agent.data_dir import identity, read_whole
 from hsu_agent.planning.observed import Desired, Process
 from hsu_core.model.assignment import Assignment, LastExit
-from hsu_core.model.errors import Conflict, HsuError
+from hsu_core.model.errors import HsuError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.order import OrderSpec
 from hsu_core.runtime.files import private_folder, write_atomically
 from hsu_core.wire.codec import from_plain, to_plain
 
 log = logging.getLogger(__name__)
-
-LOCK_WAIT_S = 2.0
-"""A former agent whose keeper died ends within milliseconds; more means that a second one really runs."""
 
 COMPACT_BYTES = 1024 * 1024
 """The file is written anew when this much, and as much as is alive, has been added."""
@@ -42,6 +40,8 @@ RETRY_S = 1.0
 """Pause after a refused write before the disk is asked again."""
 
 Plain = dict[str, Any]
+
+_UNREADABLE = (HsuError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(slots=True)
@@ -66,41 +66,11 @@ class Run:
 
 @dataclass(slots=True)
 class Remembered:
-    """What was in the ledger when it was opened."""
+    """What was in the ledger when it was opened. `unreadable`: instances of which something is left out."""
 
     orders: dict[InstanceId, Desired] = field(default_factory=dict)
     runs: dict[InstanceId, Run] = field(default_factory=dict)
-
-
-class DataDirLock:
-    """Exclusive use of a data folder: two agents would start everything twice and lose log lines."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = private_folder(data_dir) / "lock"
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(self._path, flags, 0o600)
-        deadline_s = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                    os.close(self._descriptor)
-                    raise Conflict(
-                        f"use data folder {data_dir}",
-                        f"another agent (pid {holder}) holds it",
-                        "stop that one, or give this one a data_dir of its own",
-                        code="agent.data-dir-in-use",
-                    ) from None
-                time.sleep(0.02)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Let another agent use the folder."""
-        os.close(self._descriptor)
+    unreadable: set[InstanceId] = field(default_factory=set)
 
 
 class Ledger:
@@ -109,7 +79,7 @@ class Ledger:
     def __init__(self, data_dir: Path) -> None:
         folder = private_folder(data_dir / "ledger")
         self._path = folder / "journal.jsonl"
-        self.agent = _identity(folder / "agent-id")
+        self.agent = identity(folder / "agent-id")
         self.incarnation = ""
         self.term = 0
         self._specs: dict[str, Plain] = {}
@@ -154,13 +124,15 @@ class Ledger:
             try:
                 order = self._order_of(json.loads(line))
                 found.orders[order.assignment.instance] = order
-            except (HsuError, KeyError, TypeError, ValueError) as error:
+            except _UNREADABLE as error:
+                found.unreadable |= _instances(key)
                 log.warning("an order in the ledger cannot be read and is left out: %s: %s", key, error)
         for key, record in self._runs.items():
             try:
                 run = self._run_of(record)
                 found.runs[run.instance] = run
-            except (HsuError, KeyError, TypeError, ValueError) as error:
+            except _UNREADABLE as error:
+                found.unreadable |= _instances(key)
                 log.warning("a start in the ledger cannot be read and is left out: %s: %s", key, error)
         return found
 
@@ -351,20 +323,21 @@ def _key(instance: InstanceId) -> str:
     return f"{instance.namespace}/{instance.app}/{instance.worker}/{instance.slot}"
 
 
+def _instances(key: str) -> set[InstanceId]:
+    """Return the instance of a key, or none if it is not one."""
+    parts = key.split("/")
+    return (
+        {InstanceId(parts[0], parts[1], parts[2], int(parts[3]))} if len(parts) == 4 and parts[3].isdigit() else set()
+    )
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def _read_lines(path: Path) -> Iterator[Plain]:
-    """Yield the records of the file; what cannot be read is skipped."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.error("cannot read %s: %s; running workers are found by their mark", path, error)
-        return
-    for line in content.split(b"\n"):
+    """Yield the records of the file; damaged ones are skipped. Raises LedgerUnreadable."""
+    for line in read_whole(path).split(b"\n"):
         try:
             record = json.loads(line) if line else None
         except ValueError:
@@ -372,16 +345,3 @@ def _read_lines(path: Path) -> Iterator[Plain]:
             continue
         if isinstance(record, dict) and (isinstance(record.get("key"), str) or record.get("t") == "meta"):
             yield record
-
-
-def _identity(path: Path) -> str:
-    """Return the identity of this agent, made once per data folder."""
-    try:
-        text = path.read_text("ascii").strip()
-        if text:
-            return text
-    except (FileNotFoundError, UnicodeDecodeError):
-        pass
-    text = secrets.token_hex(8)
-    write_atomically(path, text.encode())
-    return text

@@ -13,10 +13,10 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from hsu_agent import adopt
-from hsu_agent.host.base import Host
+from hsu_agent.host.base import Found, Host
 from hsu_agent.host.ports import busy_numbers, refuse_busy_ports
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
@@ -26,7 +26,7 @@ from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import observed as changes
 from hsu_agent.planning import reconcile
 from hsu_agent.planning.health import Outcome, ProbeKind
-from hsu_agent.planning.observed import Desired, Observed
+from hsu_agent.planning.observed import Desired, Observed, Process
 from hsu_agent.probes.runner import ProbeRunner
 from hsu_agent.timers import Sweeper
 from hsu_agent.turns import TreeEnds, Turns
@@ -72,6 +72,7 @@ class Supervisor:
         self.mark = self._turns.mark
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
         self._sweeper = Sweeper(self._remove)
+        self._strays: dict[InstanceId, tuple[Found, ...]] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
         self._run_number = 0
@@ -140,25 +141,47 @@ class Supervisor:
             self._observed[instance] = observed
             if observed.order is not None:
                 self._spec_keys.setdefault(instance, observed.order.spec.key)
-        now_s, at = time.monotonic(), time.time()
         for instance, process in taken.processes.items():
-            observed = self._observed[instance]
-            run = process.run
-            if self._host.watch(instance, process, lambda e, i=instance, r=run: self._on_exit(i, r, e)):  # type: ignore[misc]
-                self._observed[instance] = changes.adopted(observed, process, now_s, at)
-                self._ledger.put_process(instance, process)
-            else:
-                last_exit = self._host.exit_of(process) or LastExit(
-                    at=at, reason="ended while no agent was running: its exit code is not known"
-                )
-                ended = changes.adopted(observed, process, now_s, at)
-                self._observed[instance] = changes.exited(ended, last_exit, now_s, random.random())
+            self._adopt(self._observed[instance], process)
+        self._strays = taken.strays
         for instance in taken.observed.keys() | self._desired.keys():
             self._attach(instance)
             self.mark(instance)
         if taken.observed:
             count = sum(1 for found in self._observed.values() if found.is_alive)
             log.info("took over %d running and %d other instances", count, len(taken.observed) - count)
+
+    def _adopt(self, observed: Observed, process: Process) -> None:
+        """Hold an instance whose process an earlier agent started: watch it, or find out how it ended."""
+        instance, now_s, at = observed.instance, time.monotonic(), time.time()
+        adopted = changes.adopted(observed, process, now_s, at)
+        if self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
+            self._ledger.put_process(instance, process)
+            self._put(adopted)
+            self._run_probes(adopted)
+            return
+        reason = "ended while no agent was running: its exit code is not known"
+        last_exit = self._host.exit_of(process) or LastExit(at=at, reason=reason)
+        self._put(changes.exited(adopted, last_exit, now_s, random.random()))
+
+    def settle_strays(self, named: Set[InstanceId]) -> None:
+        """Decide about processes that the ledger does not tell of; `named` are all instances of this node.
+
+        Those that are ordered are adopted where their mark allows it; everything else goes the usual way.
+        """
+        for instance in sorted(self._strays):
+            order, observed = self._desired.get(instance), self._observed[instance]
+            if order is None and instance in named:
+                continue  # it is ordered, and we could not read how: leave it running
+            adopted = adopt.adopt_stray(instance, order, self._strays[instance]) if order is not None else None
+            if order is not None and adopted is not None and observed.process is None:
+                spec_key = self._spec_keys.get(instance, order.spec.key)
+                self._ledger.put_intent(Run(instance, adopted[1].run, order, spec_key))
+                self._adopt(*adopted)
+            log.warning("%s was not in the ledger: %s", instance, "adopted" if adopted else "its processes are ended")
+            del self._strays[instance]
+            self._attach(instance)
+            self.mark(instance)
 
     def _attach(self, instance: InstanceId) -> None:
         """Drain the pipes of an instance; its first start tells if that fails."""
@@ -211,6 +234,8 @@ class Supervisor:
     # -- view, plan, apply ------------------------------------------------------------------------
 
     def _plan(self, instance: InstanceId) -> None:
+        if instance in self._strays:
+            return
         for _ in range(STEPS_LIMIT):
             now_s = time.monotonic()
             step = reconcile.plan_instance(instance, self._desired.get(instance), self._observed.get(instance), now_s)
@@ -358,6 +383,7 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Stop every process and return when none is left; the orders stay in the ledger."""
         self._desired.clear()
+        self._strays.clear()
         for instance in list(self._observed):
             self.mark(instance)
         while self._observed:

@@ -9,7 +9,7 @@ Knows nothing of sockets: `hsu_agent.sync` holds the session.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
 from hsu_agent.ledger import Ledger
@@ -49,6 +49,9 @@ class Supervised(Protocol):
     def drop_order(self, instance: InstanceId) -> None:
         """Stop an instance that is no longer assigned."""
 
+    def settle_strays(self, named: Set[InstanceId]) -> None:
+        """Decide about processes that the ledger does not tell of; `named` are all instances of this node."""
+
 
 class Obedience:
     """Takes leaders and orders, or refuses them."""
@@ -60,6 +63,7 @@ class Obedience:
         self._term = 0
         self._keys: dict[InstanceId, str] = {}
         self._specs: dict[str, Any] = {}
+        self._is_complete = False
         self._refused = ""
 
     @property
@@ -75,7 +79,7 @@ class Obedience:
             if self._ledger.incarnation:
                 self._ledger.set_leader(frame.incarnation, frame.term)
         self._term = frame.term
-        self._keys, self._specs = {}, {}
+        self._keys, self._specs, self._is_complete = {}, {}, False
 
     def obey(self, orders: frames.Orders) -> None:
         """Take orders into the ledger, then into force. Raises SessionEnded if they cannot be obeyed."""
@@ -95,6 +99,9 @@ class Obedience:
             self._ledger.drop_order(instance)
             self._supervised.drop_order(instance)
         self._forget_specs(orders)
+        self._is_complete = self._is_complete or orders.is_full
+        if self._is_complete:
+            self._supervised.settle_strays(self._keys.keys())
         if orders.is_full or self._ledger.incarnation:
             self._ledger.set_leader(self._incarnation, orders.term)
 

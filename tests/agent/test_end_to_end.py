@@ -330,7 +330,7 @@ def test_two_agents_in_one_folder_are_refused_with_the_pid_of_the_first(
 
 
 @pytest.mark.parametrize("is_intent_written", [True, False])
-def test_a_process_whose_start_was_not_written_is_adopted_or_replaced_never_doubled(
+def test_a_process_whose_start_was_not_written_is_adopted_never_doubled(
     tmp_path: Path, agents: list[AgentProcess], is_intent_written: bool
 ) -> None:
     async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
@@ -347,7 +347,7 @@ def test_a_process_whose_start_was_not_written_is_adopted_or_replaced_never_doub
         agent.start()
         await eventually(lambda: len(master.hellos) == 2)
         after = await status_where(master, instance(), state=State.RUNNING)
-        assert (after.pid == before.pid) == is_intent_written
+        assert after.pid == before.pid
         assert marked_pids(agent.identity()) == [after.pid]
 
     play(tmp_path, agents, scenario)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hsu_agent import adopt
+from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
 from hsu_agent.host.base import Found
-from hsu_agent.ledger import DataDirLock, Ledger, Run
+from hsu_agent.ledger import Ledger, Run
 from hsu_agent.planning.observed import Desired, Process
 from hsu_core.model.assignment import LastExit
 from hsu_core.model.errors import Conflict
@@ -203,10 +204,60 @@ def test_a_process_of_another_boot_is_gone_and_its_number_is_nobodys() -> None:
     assert taken.observed[instance()].reason == "ended when the host was restarted"
 
 
-def test_a_marked_process_that_is_not_in_the_ledger_is_ended_first() -> None:
-    taken = take(None, Found(instance(), PROCESS, is_leader=True))
+def test_a_marked_process_that_is_not_in_the_ledger_is_left_alone_and_adopted_if_ordered() -> None:
+    leader = Found(instance(), PROCESS, is_leader=True)
+    child = Found(instance(), Process(4322, 100, "boot-1", "run-1"), is_leader=True)
+    taken = take(None, leader, child)
     assert taken.processes == {}
+    assert taken.strays == {instance(): (leader, child)}
     assert not taken.observed[instance()].is_tree_empty
+    wanted = Desired(*order("sleep", "1000"))
+    adopted = adopt.adopt_stray(instance(), wanted, (leader, child))
+    assert adopted is not None
+    assert (adopted[0].order, adopted[1]) == (wanted, PROCESS)
+    other = Found(instance(), Process(4323, 101, "boot-1", "run-2"), is_leader=True)
+    assert adopt.adopt_stray(instance(), wanted, (leader, other)) is None
+
+
+def test_an_instance_of_which_a_record_cannot_be_read_is_left_alone() -> None:
+    run = remembered_run(PROCESS)
+    taken = adopt.take_over(adopt.Remembered(runs={run.instance: run}, unreadable={instance(slot=1)}), (), "boot-1")
+    assert taken.processes == {instance(): PROCESS}
+    assert taken.strays == {instance(slot=1): ()}
+    assert not taken.observed[instance(slot=1)].is_tree_empty
+
+
+def test_a_specification_of_a_newer_release_leaves_out_nothing_else(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    fill(ledger, 2)
+    assignment, spec = order("sleep", "1000", worker="new")
+    newer = to_plain(spec) | {"worker": to_plain(spec)["worker"] | {"restart": {"policy": "of a newer release"}}}
+    ledger.put_order(Desired(assignment, spec), "new", newer)
+    ledger.close()
+    for _ in range(2):
+        again = Ledger(tmp_path)
+        found = again.remembered()
+        assert set(found.orders) == set(found.runs) == {instance(slot=0), instance(slot=1)}
+        assert found.unreadable == {instance("new")}
+        again.close()
+    assert b"of a newer release" in again.path.read_bytes()
+
+
+def test_a_ledger_that_cannot_be_read_is_neither_taken_for_empty_nor_overwritten(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    fill(ledger)
+    ledger.close()
+    kept = ledger.path.rename(tmp_path / "kept")
+    ledger.path.symlink_to(ledger.path)  # read as root too: too many levels of links
+    with pytest.raises(LedgerUnreadable, match="workers run on"):
+        Ledger(tmp_path)
+    kept.replace(ledger.path)
+    assert len(Ledger(tmp_path).remembered().runs) == 3
+    identity = tmp_path / "ledger/agent-id"
+    identity.rename(kept)
+    identity.mkdir()
+    with pytest.raises(LedgerUnreadable, match="agent-id"):
+        Ledger(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "has_finished"), [("failed", True), ("stopped", True), ("restarting", False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ class Supervised:
     def drop_order(self, instance: InstanceId) -> None:
         """Hold it no more."""
         self.desired.pop(instance, None)
+
+    def settle_strays(self, named: Set[InstanceId]) -> None:
+        """Have none."""
 
 
 class Agent:

@@ -233,3 +233,37 @@ def test_sessions_that_are_cut_at_once_are_dialled_less_and_less(tmp_path: Path,
         assert asyncio.get_running_loop().time() - began_s > 0.5 * (0.1 + 0.2 + 0.4 + 0.8 + 1.6)
 
     play(tmp_path, agents, scenario)
+
+
+def test_workers_outlive_a_ledger_that_is_unreadable_or_lost(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        await one.put(order("sleep", "1000", slot=0), order("sleep", "1000", slot=1))
+        agent.start()
+        kept = await status_where(one, instance(slot=0), state=State.RUNNING)
+        gone = await status_where(one, instance(slot=1), state=State.RUNNING)
+        assert kept.pid is not None
+        assert gone.pid is not None
+        assert await agent.stop() == 0
+        journal = agent.data_dir / "ledger/journal.jsonl"
+        journal.unlink()
+        journal.mkdir()
+        agent.start()
+        assert agent.keeper is not None
+        assert await asyncio.to_thread(agent.keeper.wait, 20) == 78
+        assert f"cannot read {journal}: Is a directory" in agent.log.read_text()
+        assert is_running(kept.pid)
+        journal.rmdir()
+        one.is_withholding_orders = True
+        agent.start()
+        await status_where(one, instance(slot=0), state=State.REGISTERED, has_processes=True)
+        beats = one.beats
+        await eventually(lambda: one.beats > beats + 3)
+        assert is_running(gone.pid)
+        del one.orders[instance(slot=1)]
+        one.is_withholding_orders = False
+        await one.cut()
+        await status_where(one, instance(slot=0), state=State.RUNNING, pid=kept.pid)
+        await eventually(lambda: instance(slot=1) in one.gone)
+        assert not is_running(gone.pid)
+
+    play(tmp_path, agents, scenario)
