@@ -186,11 +186,14 @@ class LinuxHost:
 
     def _reap_ended(self) -> None:
         started_s = time.monotonic()
-        while self._ended_pids and not self._is_closed:
-            self._reap(self._watched[self._ended_pids.popleft()])
-            if self._ended_pids and time.monotonic() - started_s > _REAP_BUDGET_S:
+        try:
+            while self._ended_pids and not self._is_closed and time.monotonic() - started_s <= _REAP_BUDGET_S:
+                watched = self._watched.get(self._ended_pids.popleft())
+                if watched is not None:
+                    self._reap(watched)
+        finally:  # also when what is told of one end fails: the others are told
+            if self._ended_pids and not self._is_closed:
                 asyncio.get_running_loop().call_soon(self._reap_ended)
-                return
 
     def _reap(self, watched: _Watched) -> None:
         at = time.time()
@@ -218,7 +221,8 @@ class LinuxHost:
 
     def _deliver(self, watched: _Watched, last_exit: LastExit) -> None:
         os.close(watched.pidfd)
-        del self._watched[watched.process.pid]
+        if self._watched.get(watched.process.pid) is watched:  # its number may be another process by now
+            del self._watched[watched.process.pid]
         watched.on_exit(last_exit)
 
     def exit_of(self, process: Process) -> LastExit | None:
