@@ -41,7 +41,7 @@ class Preparer:
         return Path(self._work(instance))
 
     def _work(self, instance: InstanceId) -> str:
-        return f"{self.data_dir}/work/{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
+        return f"{self.data_dir}/instances/{instance.namespace}/{instance.app}/{instance.worker}.{instance.slot}"
 
     def environment(self, order: Desired, run: str = "") -> dict[str, str]:
         """Return the variables of a worker (also of its `exec` probes)."""
