@@ -123,9 +123,11 @@ class AgentProcess:
 def remove_cgroups(agent: str) -> None:
     """Remove the empty cgroups that an agent left because it was killed."""
     mount = find_mount(Path("/proc/self/mountinfo").read_text())
-    for folder in mount.glob(f"**/hsu-{agent}") if mount is not None else ():
-        for path in [*folder.iterdir(), folder]:
-            if path.is_dir():
+    if mount is None:
+        return
+    for folder, names, _ in os.walk(mount):  # passes over folders that other tests remove meanwhile
+        if os.path.basename(folder) == f"hsu-{agent}":
+            for path in [*(Path(folder, name) for name in names), Path(folder)]:
                 with contextlib.suppress(OSError):
                     path.rmdir()
 
