@@ -254,8 +254,11 @@ class Cluster:
         """Return the agent below the keeper of `name`."""
 
         def find() -> psutil.Process | None:
-            children = psutil.Process(self.agents[name].pid).children()
-            return next((child for child in children if "hsu_agent.daemon" in " ".join(child.cmdline())), None)
+            for child in psutil.Process(self.agents[name].pid).children():
+                with contextlib.suppress(psutil.Error):  # it may end, or be a zombie, while we look
+                    if "hsu_agent.daemon" in " ".join(child.cmdline()):
+                        return child
+            return None
 
         return eventually(f"the agent of {name} runs", find)
 
