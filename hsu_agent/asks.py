@@ -83,7 +83,8 @@ class Asks:
             while unfollow is not None and self._supervisor.status(ask.instance) is not None:
                 await self._drain(ask.id, readers)
                 await wake.wait()
-            await self._drain(ask.id, readers)
+            if unfollow is not None:  # a tail is what was there when asked: a fast writer would never let it end
+                await self._drain(ask.id, readers)
         finally:
             if unfollow is not None:
                 unfollow()

@@ -83,7 +83,15 @@ async def run_master(
     `ready` gets the URL of the API once it listens.
     """
     refuse_open_listen(settings)
-    private_folder(settings.data_dir)
+    try:
+        private_folder(settings.data_dir)
+    except OSError as error:
+        raise InvalidSettings(
+            f"use data folder {settings.data_dir}",
+            error.strerror or str(error),
+            "give one that this user may write to (`data_dir`, --data-dir)",
+            code="settings.data-dir",
+        ) from error
     stop = stop or stop_on_signals()
     bound = bind(settings.listen)
     settings = with_actual_port(settings, bound)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hsu_core.model.lifecycle import State
-from hsu_core.model.spec import ExecCheck, FileSpec, HealthSpec, Probe, RestartPolicy, RestartSpec, StopSpec
+from hsu_core.model.spec import ExecCheck, FileSpec, HealthSpec, LogSpec, Probe, RestartPolicy, RestartSpec, StopSpec
 from tests.agent.harness import (
     FAST,
     AgentProcess,
@@ -469,5 +469,21 @@ def test_a_port_that_another_program_holds_is_reported_and_waited_for(
             status = await status_where(master, instance(), state=State.RESTARTING, busy_ports=(port,))
             assert f"port {port} of this host is in use by another program" in status.reason
         await status_where(master, instance(), state=State.RUNNING, busy_ports=())
+
+    play(tmp_path, agents, scenario)
+
+
+def test_a_tail_of_a_fast_writer_is_as_long_as_asked(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
+        await master.put(order("yes", "some-line", logs=LogSpec(segment_bytes=1_000_000, segments=3)))
+        await status_where(master, instance(), state=State.RUNNING)
+        log = agent.data_dir / "logs/default/shop/web.0/stdout.log"
+        await eventually(lambda: log.exists() and log.stat().st_size > 100_000)
+        for lines in (0, 2):
+            number = await master.ask("logs", instance(), tail=lines, stream="stdout")
+            answer = await eventually(lambda n=number: master.answers.get(n))
+            assert answer.code == ""
+            text = b"".join(chunk.payload for chunk in master.chunks[number])
+            assert len(text.splitlines()) == lines
 
     play(tmp_path, agents, scenario)

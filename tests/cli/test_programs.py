@@ -64,6 +64,14 @@ def test_a_master_without_its_file_ends_with_78(tmp_path: Path) -> None:
     assert (result.status, "no such file" in result.errors) == (78, True)
 
 
+def test_standalone_names_a_data_folder_that_it_cannot_make(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run_here("standalone", "--data-dir", str(tmp_path / "file" / "data"), "--listen", "127.0.0.1:0")
+    assert result.status == 78
+    assert "[settings.data-dir]" in result.errors
+    assert "Traceback" not in result.errors
+
+
 def test_standalone_listens_on_loopback_only(tmp_path: Path) -> None:
     for listen in ("0.0.0.0:7070", ":7070", "somewhere"):
         result = run_here("standalone", "--data-dir", str(tmp_path), "--listen", listen)
