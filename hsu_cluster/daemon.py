@@ -51,16 +51,30 @@ async def open_store(settings: MasterSettings) -> Store:
         await embedded.delete(keys.LEADER)
         return embedded
     etcd = settings.store
+    try:
+        context, password = _etcd_credentials(etcd)
+    except (OSError, ssl.SSLError) as error:
+        named = [str(file) for file in (etcd.ca_file, etcd.cert_file, etcd.key_file, etcd.password_file) if file]
+        raise InvalidSettings(
+            "use the files of store.etcd",
+            f"{error.strerror or error} (named are {', '.join(named) or 'none'})",
+            "give files that exist and that this user may read",
+            code="settings.store",
+        ) from error
+    return await EtcdStore.connect(
+        list(etcd.endpoints), username=etcd.username or None, password=password, ssl_context=context
+    )
+
+
+def _etcd_credentials(etcd: EtcdStoreSettings) -> tuple[ssl.SSLContext | None, str | None]:
+    """Return the TLS context and the password that the settings name. Raises OSError, ssl.SSLError."""
     context: ssl.SSLContext | None = None
     if any(url.startswith("https:") for url in etcd.endpoints):
         context = ssl.create_default_context(cafile=str(etcd.ca_file) if etcd.ca_file else None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if etcd.cert_file is not None and etcd.key_file is not None:
             context.load_cert_chain(etcd.cert_file, etcd.key_file)
-    password = etcd.password_file.read_text().strip() if etcd.password_file else None
-    return await EtcdStore.connect(
-        list(etcd.endpoints), username=etcd.username or None, password=password, ssl_context=context
-    )
+    return context, etcd.password_file.read_text().strip() if etcd.password_file else None
 
 
 async def ensure_cluster(store: Store, now_s: float) -> ClusterRecord:

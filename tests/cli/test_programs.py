@@ -72,6 +72,21 @@ def test_standalone_names_a_data_folder_that_it_cannot_make(tmp_path: Path) -> N
     assert "Traceback" not in result.errors
 
 
+@pytest.mark.parametrize("key", ["password_file", "ca_file"])
+def test_a_master_names_the_file_of_its_store_that_is_missing(tmp_path: Path, key: str) -> None:
+    missing = tmp_path / "missing"
+    config = tmp_path / "master.yaml"
+    user = "username: hsu, " if key == "password_file" else ""
+    config.write_text(
+        f"data_dir: {tmp_path}\nlisten: 127.0.0.1:0\n"
+        f"store: {{etcd: {{endpoints: ['https://127.0.0.1:1'], {user}{key}: {missing}}}}}\n"
+    )
+    result = run_here("master", "--config", str(config))
+    assert result.status == 78
+    assert str(missing) in result.errors
+    assert "[settings.store]" in result.errors
+
+
 def test_standalone_listens_on_loopback_only(tmp_path: Path) -> None:
     for listen in ("0.0.0.0:7070", ":7070", "somewhere"):
         result = run_here("standalone", "--data-dir", str(tmp_path), "--listen", listen)
