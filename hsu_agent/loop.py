@@ -33,7 +33,7 @@ from hsu_agent.turns import TreeEnds, Turns
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
 from hsu_core.model.ids import InstanceId
-from hsu_core.model.lifecycle import ALIVE, State
+from hsu_core.model.lifecycle import ALIVE, ALLOWED, Operation, State
 from hsu_core.runtime.tasks import Wake
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,8 @@ class Supervisor:
         observed = self._observed.get(instance)
         if observed is None:
             raise NotFound(f"signal {instance}", f"it is not on node {self._node}")
-        if observed.process is None or not observed.is_alive or not self._host.signal(observed.process, name):
+        is_allowed = observed.is_alive and observed.state in ALLOWED[Operation.SIGNAL]
+        if observed.process is None or not is_allowed or not self._host.signal(observed.process, name):
             raise Conflict(f"signal {instance}", f"it is {observed.state} and has no process", "start it first")
 
     # -- orders -----------------------------------------------------------------------------------

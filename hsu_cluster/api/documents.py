@@ -24,7 +24,7 @@ from hsu_cluster.planning.health import WorkerHealth, health_of
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
 from hsu_core.model.errors import Fault
 from hsu_core.model.ids import AppId, InstanceId
-from hsu_core.model.lifecycle import State
+from hsu_core.model.lifecycle import State, allowed_operations
 from hsu_core.model.node import NodeRecord, NodeState, Usage
 from hsu_core.model.records import EventRecord, MasterAdvert
 from hsu_core.wire import keys
@@ -36,6 +36,12 @@ NODE_LOST = "its node is lost; it may be running"
 
 def instance_document(reading: Reading, instance: InstanceId, unplaced: Mapping[InstanceId, str]) -> InstanceDocument:
     """Return one instance of the reading's index: assigned, going away, or not placed yet."""
+    document = _document_of(reading, instance, unplaced)
+    document["operations"] = [str(operation) for operation in allowed_operations(State(document["state"]))]
+    return document
+
+
+def _document_of(reading: Reading, instance: InstanceId, unplaced: Mapping[InstanceId, str]) -> InstanceDocument:
     assignment = reading.view.assignments.get(instance)
     if assignment is not None:
         return _assigned(reading, assignment, reading.view.statuses.get((instance, assignment.node)))
@@ -108,6 +114,7 @@ def _instance(instance: InstanceId, node: str | None, state: State, reason: str)
         "ports": {},
         "started_at": None,
         "reason": reason,
+        "operations": [],
         "revision": 0,
     }
 

@@ -45,7 +45,10 @@ class LastExitDocument(TypedDict):
 
 
 class InstanceDocument(TypedDict):
-    """One slot of a worker. `node` null and `state` "registered": not placed, `reason` says why."""
+    """One slot of a worker. `node` null and `state` "registered": not placed, `reason` says why.
+
+    `operations`: what can be asked of it in this state (start, stop, restart, remove, signal).
+    """
 
     id: str
     namespace: str
@@ -63,6 +66,7 @@ class InstanceDocument(TypedDict):
     ports: dict[str, int]
     started_at: float | None
     reason: str
+    operations: list[str]
     revision: int
 
 

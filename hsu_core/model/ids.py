@@ -10,8 +10,8 @@ from hsu_core.model.errors import InvalidInput
 NAME_LIMIT = 64
 """HSU's limit for worker ids, used for every name."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_NODE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LIMIT}}}", re.ASCII)
+_NODE_NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{NAME_LIMIT - 1}}}", re.ASCII)
 _TARGET = re.compile(r"(?P<app>[A-Za-z0-9_-]+)(?:/(?P<worker>[A-Za-z0-9_-]+)(?:\.(?P<slot>\d{1,6}))?)?", re.ASCII)
 
 DEFAULT_NAMESPACE = "default"

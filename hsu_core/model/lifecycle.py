@@ -100,6 +100,12 @@ ALLOWED: Mapping[Operation, frozenset[State]] = {
     Operation.SIGNAL: frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING}),
 }
 
+
+def allowed_operations(state: State) -> tuple[Operation, ...]:
+    """Return what a person can ask of an instance in `state`, in the order of `Operation`."""
+    return tuple(operation for operation in Operation if state in ALLOWED[operation])
+
+
 ALIVE = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING})
 """States in which the instance has processes."""
 

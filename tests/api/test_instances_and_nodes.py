@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.lifecycle import State, allowed_operations
 from hsu_core.model.node import NodeState
 from hsu_core.model.records import MasterAdvert
 from hsu_core.store.memory import MemoryStore
@@ -33,6 +34,17 @@ async def _standby_of(stack: AsyncExitStack, leading: Api, folder: Path) -> Api:
     leader.is_leading = False
     leader.leader = MasterAdvert("m1", leading.url)
     return await stack.enter_async_context(running_api(folder, store=leading.store, leader=leader, name="m2"))
+
+
+@asynchronous
+async def test_an_instance_says_what_can_be_asked_of_it(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await _shop_with_a_log(api)
+        items = (await api.send("GET", "/v1/instances")).document["items"]
+        assert items
+        for item in items:
+            assert item["operations"] == [str(each) for each in allowed_operations(State(item["state"]))]
+            assert "remove" in item["operations"]
 
 
 @pytest.mark.parametrize("asked", ["leader", "standby"])

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from hsu_core.model.errors import Bug
-from hsu_core.model.lifecycle import ALIVE, ALLOWED, TRANSITIONS, Event, Operation, State, advance
+from hsu_core.model.lifecycle import (
+    ALIVE,
+    ALLOWED,
+    TRANSITIONS,
+    Event,
+    Operation,
+    State,
+    advance,
+    allowed_operations,
+)
 
 
 def _reachable(start: State) -> set[State]:
@@ -54,3 +63,14 @@ def test_an_unknown_pair_is_a_bug_that_names_both() -> None:
 
 def test_only_what_has_processes_can_be_signalled() -> None:
     assert ALLOWED[Operation.SIGNAL] == ALIVE
+
+
+def test_every_state_says_what_can_be_asked_of_it() -> None:
+    assert allowed_operations(State.RUNNING) == (
+        Operation.STOP,
+        Operation.RESTART,
+        Operation.REMOVE,
+        Operation.SIGNAL,
+    )
+    assert allowed_operations(State.STOPPED) == (Operation.START, Operation.REMOVE)
+    assert allowed_operations(State.UNKNOWN) == (Operation.REMOVE,)
