@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hsu_core.model.limits import NO_LIMITS, LimitsSpec
+
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -239,6 +241,7 @@ class WorkerSpec:
     logs: LogSpec = LogSpec()
     guarantee: Guarantee = Guarantee.AVAILABLE
     depends_on: tuple[str, ...] = ()
+    limits: LimitsSpec = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

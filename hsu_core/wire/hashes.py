@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from hsu_core.model.spec import AppSpec, WorkerSpec
@@ -12,30 +13,50 @@ from hsu_core.model.spec import AppSpec, WorkerSpec
 HASH_DIGITS = 16
 """64 bits: an accidental match of two revisions of an app is out of the question."""
 
+ADDED_LATER: Mapping[type, frozenset[str]] = {
+    WorkerSpec: frozenset({"limits"}),
+}
+"""Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
+
+Every new field of a specification belongs here.
+"""
+
 
 def content_hash(spec: AppSpec) -> str:
     """Return the hash of everything an app says: equal means a deploy changes nothing."""
-    return _hash(asdict(spec))
+    return _hash(_content(spec))
 
 
 def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, resources, depends_on, guarantee, is_enabled.
+    stop, resources, limits, depends_on, guarantee, is_enabled.
     """
     return _hash(
         {
             "base_directory": base_directory,
-            "execution": asdict(worker.execution),
-            "files": [asdict(file) for file in worker.files],
+            "execution": _content(worker.execution),
+            "files": [_content(file) for file in worker.files],
             "id": worker.id,
-            "logs": asdict(worker.logs),
-            "ports": [asdict(port) for port in worker.ports],
+            "logs": _content(worker.logs),
+            "ports": [_content(port) for port in worker.ports],
             "profile_type": worker.profile_type,
             "type": worker.type,
         }
     )
+
+
+def _content(value: Any) -> Any:
+    """Return a specification as maps, lists and scalars."""
+    if is_dataclass(value):
+        later = ADDED_LATER.get(type(value), frozenset())
+        return {
+            item.name: _content(getattr(value, item.name))
+            for item in fields(value)
+            if item.name not in later or item.default is MISSING or getattr(value, item.name) != item.default
+        }
+    return [_content(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _hash(content: dict[str, Any]) -> str:

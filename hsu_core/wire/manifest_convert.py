@@ -28,6 +28,7 @@ from hsu_core.model.spec import (
 )
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import nearest
+from hsu_core.wire.limit_convert import convert_limits, reservation
 from hsu_core.wire.manifest_models import (
     HttpModel,
     PlacementModel,
@@ -65,6 +66,10 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
     ):
         if native is not None and theirs is not None:
             found.fault((*path, name), f"{name} is described here and in the unit", "keep one of them")
+    if model.limits is not None and not unit.limits.is_empty:
+        found.fault((*path, "limits"), "limits are described here and in the unit", "keep one of them")
+    limits = convert_limits(model.limits, (*path, "limits"), found) if model.limits is not None else unit.limits
+    reserved = reservation(limits)
     default = WorkerSpec(model.id, unit.execution)
     resources = model.resources
     return WorkerSpec(
@@ -79,14 +84,15 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         restart=_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
         stop=_stop(model) or unit.stop or StopSpec(),
         resources=Resources(
-            unit.reservation.cpu_milli if resources is None or resources.cpu is None else resources.cpu,
-            unit.reservation.memory_bytes if resources is None or resources.memory is None else resources.memory,
+            reserved.cpu_milli if resources is None or resources.cpu is None else resources.cpu,
+            reserved.memory_bytes if resources is None or resources.memory is None else resources.memory,
         ),
         placement=_placement(model.placement, (*path, "placement"), found),
         rollout=_rollout(model.rollout, (*path, "rollout"), found),
         logs=_logs(model, (*path, "logs"), found),
         guarantee=_guarantee(model, path, found),
         depends_on=tuple(sorted(model.depends_on or {})),
+        limits=limits,
     )
 
 

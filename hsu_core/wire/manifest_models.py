@@ -32,6 +32,7 @@ from hsu_core.wire.fields import (
     shown,
     wrong,
 )
+from hsu_core.wire.limit_models import Limits
 from hsu_core.wire.tree import resolve_scalar
 from hsu_core.wire.unit_models import Policy, Unit
 
@@ -251,6 +252,7 @@ class WorkerModel(Strict):
     health: HealthModel | None = None
     placement: PlacementModel | None = None
     resources: ResourcesModel | None = None
+    limits: Limits | None = None
     restart: RestartModel | None = None
     stop: StopModel | None = None
     logs: LogsModel | None = None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from hsu_core.model.limits import LimitsSpec
 from hsu_core.model.spec import (
     Check,
     ExecCheck,
@@ -14,15 +15,15 @@ from hsu_core.model.spec import (
     HttpCheck,
     Probe,
     ProcessCheck,
-    Resources,
     RestartPolicy,
     RestartSpec,
     StopSpec,
     TcpCheck,
 )
 from hsu_core.wire.faults import FaultList
+from hsu_core.wire.limit_convert import convert_limits
 from hsu_core.wire.tree import Path
-from hsu_core.wire.unit_models import Control, HealthCheck, HsuGrpc, Limits, Managed
+from hsu_core.wire.unit_models import Control, HealthCheck, HsuGrpc, Managed
 
 HSU_RETRIES = 3
 HSU_RETRY_DELAY_S = 5.0
@@ -33,8 +34,6 @@ HSU_INTERVAL_S = 30.0
 HSU_TIMEOUT_S = 5.0
 """HSU's documented defaults of `run_options`."""
 
-MEBIBYTE = 2**20
-
 
 class UnitParts(NamedTuple):
     """What a unit says; None where it says nothing."""
@@ -43,7 +42,7 @@ class UnitParts(NamedTuple):
     restart: RestartSpec | None
     stop: StopSpec | None
     health: HealthSpec | None
-    reservation: Resources
+    limits: LimitsSpec
 
 
 def convert_unit(unit: Managed, path: Path, found: FaultList) -> UnitParts:
@@ -64,7 +63,7 @@ def convert_unit(unit: Managed, path: Path, found: FaultList) -> UnitParts:
         restart=_restart(control, at, found),
         stop=_stop(control),
         health=_health(unit.health_check, (*path, "health_check"), found) if unit.health_check else None,
-        reservation=_reservation(control.limits, (*at, "limits"), found),
+        limits=_limits(control, (*at, "limits"), found),
     )
 
 
@@ -84,8 +83,6 @@ def _warn_unused(control: Control, path: Path, found: FaultList) -> None:
             "severity_multipliers",
             "worker_profile_multipliers",
             "startup_grace_period",
-            "sustained_violation_time",
-            "spike_tolerance_time",
         )
         warn_keys(control.context_aware_restart, keys, (*path, "context_aware_restart"), found)
 
@@ -118,6 +115,12 @@ def _stop(control: Control) -> StopSpec | None:
     default = StopSpec()
     grace_s = control.graceful_timeout
     return StopSpec(control.stop_signal or default.signal, default.grace_s if grace_s is None else grace_s)
+
+
+def _limits(control: Control, path: Path, found: FaultList) -> LimitsSpec:
+    context = control.context_aware_restart
+    times = (context.sustained_violation_time, context.spike_tolerance_time) if context else (None, None)
+    return convert_limits(control.limits, path, found, sustained_s=times[0], spike_s=times[1])
 
 
 def _health(check: HealthCheck, path: Path, found: FaultList) -> HealthSpec:
@@ -169,27 +172,3 @@ def _grpc(grpc: HsuGrpc | None, path: Path, found: FaultList) -> Check:
         return ProcessCheck()
     found.warn(path, "a grpc check only tests that the connection opens in this version (as HSU did)")
     return TcpCheck(port=int(port), host=host or "127.0.0.1")
-
-
-def _reservation(limits: Limits | None, path: Path, found: FaultList) -> Resources:
-    """Return what the limits reserve for placement; nothing is enforced yet, and each key is warned of."""
-    if limits is None:
-        return Resources()
-    keys = ("priority", "cpu_shares", "io", "process", "monitoring", "max_processes", "max_open_files")
-    warn_keys(limits, keys, path, found)
-    memory_bytes = cpu_milli = 0
-    if limits.memory is not None:
-        memory_bytes = limits.memory.max_rss or (limits.memory.limit_mb or 0) * MEBIBYTE
-        _warn_limit(limits.memory, ("max_rss", "limit_mb"), (*path, "memory"), found)
-    if limits.cpu is not None:
-        cpu_milli = limits.cpu.max_cores or 0
-        _warn_limit(limits.cpu, ("max_cores",), (*path, "cpu"), found)
-    return Resources(cpu_milli=cpu_milli, memory_bytes=memory_bytes)
-
-
-def _warn_limit(limit: BaseModel, reserving: tuple[str, ...], path: Path, found: FaultList) -> None:
-    if any(getattr(limit, key) is not None for key in reserving):
-        found.warn(path, "the limit is reserved for placement, but not enforced by this version")
-    rest = [key for key in limit.model_fields_set if key not in reserving and getattr(limit, key) is not None]
-    if rest:
-        found.warn(path, f"{', '.join(sorted(rest))}: not carried out by this version")

@@ -12,34 +12,20 @@ from pydantic import BeforeValidator
 from hsu_core.wire.fields import (
     Boolean,
     Count,
-    Cpu,
     Duration,
     Factor,
     Pairs,
     Port,
     Positive,
     Signal,
-    Size,
     Strict,
     Text,
     TextList,
     choice,
 )
+from hsu_core.wire.limit_models import Limits
 
 Policy = Annotated[str, BeforeValidator(choice("never", "on-failure", "always", "unless-stopped"))]
-LimitPolicy = Annotated[
-    str,
-    BeforeValidator(
-        choice("none", "log", "alert", "throttle", "graceful-shutdown", "immediate-kill", "restart", "restart-adjusted")
-    ),
-]
-
-
-def _scalar_limit(key: str) -> Any:
-    def convert(value: Any) -> Any:
-        return {key: value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
-
-    return BeforeValidator(convert)
 
 
 class Metadata(Strict):
@@ -86,43 +72,6 @@ class LegacyRestart(RetryModel):
     """HSU's older block: policy and retries in one."""
 
     policy: Policy | None = None
-
-
-class MemoryLimit(Strict):
-    """`limits.memory`; a bare size is `max_rss`."""
-
-    max_rss: Size | None = None
-    limit_mb: Count | None = None
-    max_virtual: Size | None = None
-    max_swap: Size | None = None
-    warning_threshold: Positive | None = None
-    policy: LimitPolicy | None = None
-    check_interval: Duration | None = None
-
-
-class CpuLimit(Strict):
-    """`limits.cpu`; a bare number is `max_cores`."""
-
-    max_cores: Cpu | None = None
-    max_percent: Positive | None = None
-    max_time: Duration | None = None
-    warning_threshold: Positive | None = None
-    policy: LimitPolicy | None = None
-    check_interval: Duration | None = None
-
-
-class Limits(Strict):
-    """Only memory.max_rss and cpu.max_cores have an effect, as reservation; nothing is enforced."""
-
-    memory: Annotated[MemoryLimit, _scalar_limit("max_rss")] | None = None
-    cpu: Annotated[CpuLimit, _scalar_limit("max_cores")] | None = None
-    priority: Any = None
-    cpu_shares: Any = None
-    io: Any = None
-    process: Any = None
-    monitoring: Any = None
-    max_processes: Count | None = None
-    max_open_files: Count | None = None
 
 
 class Control(Strict):

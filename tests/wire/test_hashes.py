@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hsu_core.model.limits import LimitsSpec, MemoryLimits
 from hsu_core.model.spec import (
     AppSpec,
     Execution,
@@ -58,6 +59,7 @@ def test_what_the_process_is_made_of_restarts_it(change: dict[str, object]) -> N
         {"guarantee": Guarantee.STRICT},
         {"depends_on": ("db",)},
         {"is_enabled": False},
+        {"limits": LimitsSpec(memory=MemoryLimits(max_rss_bytes=2**26))},
     ],
     ids=str,
 )
