@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hsu_agent.companions import Companions
 from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
 from hsu_agent.host.base import Host
 from hsu_agent.host.linux import LinuxHost
@@ -70,6 +71,7 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
     host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
     capture = Capture(settings.data_dir)
     metrics = AgentMetrics()
+    companions = Companions()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host.close)
         stack.callback(capture.close)
@@ -88,6 +90,7 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
             preparer=Preparer(settings.node, ledger.agent, settings.data_dir, dict(os.environ)),
             metrics=metrics,
             tasks=tasks,
+            companions=companions,
         )
         metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
         sync = Sync(

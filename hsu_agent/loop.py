@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Set
 
 from hsu_agent import adopt
+from hsu_agent.companions import Companions
 from hsu_agent.host.base import Found, Host
-from hsu_agent.host.ports import busy_numbers, refuse_busy_ports
+from hsu_agent.host.ports import busy_numbers
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
 from hsu_agent.logs.capture import Capture
@@ -26,8 +26,9 @@ from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import observed as changes
 from hsu_agent.planning import reconcile
 from hsu_agent.planning.health import Outcome, ProbeKind
-from hsu_agent.planning.observed import Desired, Observed, Process
+from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_agent.probes.runner import ProbeRunner
+from hsu_agent.starter import Starter
 from hsu_agent.timers import Sweeper
 from hsu_agent.turns import TreeEnds, Turns
 from hsu_core.model.assignment import InstanceStatus, LastExit
@@ -57,6 +58,7 @@ class Supervisor:
         preparer: Preparer,
         metrics: AgentMetrics,
         tasks: asyncio.TaskGroup,
+        companions: Companions | None = None,
     ) -> None:
         self._node = node
         self._host = host
@@ -64,6 +66,8 @@ class Supervisor:
         self._capture = capture
         self._preparer = preparer
         self._metrics = metrics
+        self._companions = companions if companions is not None else Companions()
+        self._starter = Starter(host, ledger, capture, preparer, self._companions)
         self._probes = ProbeRunner(preparer, tasks, self._on_outcome)
         self._desired: dict[InstanceId, Desired] = {}
         self._spec_keys: dict[InstanceId, str] = {}
@@ -75,8 +79,6 @@ class Supervisor:
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
-        self._run_number = 0
-        self._run_prefix = f"{os.getpid():x}-{time.time_ns():x}"
         self.on_change: OnChange = lambda instance: None
 
     # -- what others ask --------------------------------------------------------------------------
@@ -159,6 +161,8 @@ class Supervisor:
         if self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
             self._ledger.put_process(instance, process)
             self._put(adopted)
+            if adopted.order is not None:
+                self._companions.started(instance, adopted.order, process)
             self._run_probes(adopted)
             return
         reason = "ended while no agent was running: its exit code is not known"
@@ -188,12 +192,8 @@ class Supervisor:
         """Drain the pipes of an instance; its first start tells if that fails."""
         observed, desired = self._observed.get(instance), self._desired.get(instance)
         order = observed.order if observed is not None and observed.order is not None else desired
-        if order is None:
-            return
-        try:
-            self._capture.attach(instance, order.spec.worker.logs)
-        except ProcessError as error:
-            log.error("output of %s is not read: %s", instance, error)
+        if order is not None:
+            self._starter.attach(instance, order)
 
     # -- events -----------------------------------------------------------------------------------
 
@@ -203,6 +203,7 @@ class Supervisor:
             return
         self._probes.stop(instance)
         self._capture.drain_now(instance)
+        last_exit = self._companions.ended(instance, last_exit)
         ended = changes.exited(observed, last_exit, time.monotonic(), random.random())
         self._put(ended)
         self._remember_end(ended)
@@ -231,6 +232,15 @@ class Supervisor:
         if not after.health.is_alive:
             log.warning("%s is restarted: %s", instance, after.health.reason)
             self.mark(instance)
+
+    def fault(self, instance: InstanceId, fault: Fault) -> None:
+        """End the process of an instance because a rule of this agent says so; the plan does the rest."""
+        before = self._observed.get(instance)
+        if before is None or (after := changes.faulted(before, fault)) is before:
+            return
+        log.warning("%s: %s", instance, fault.text)
+        self._put(after)
+        self.mark(instance)
 
     # -- view, plan, apply ------------------------------------------------------------------------
 
@@ -280,19 +290,8 @@ class Supervisor:
     def _spawn(self, observed: Observed, order: Desired) -> None:
         instance = observed.instance
         started_s = time.monotonic()
-        self._run_number += 1
-        run = f"{self._run_prefix}-{self._run_number:x}"
-        spec_key = self._spec_keys.get(instance, order.spec.key)
-        restarts = changes.restarts_of(observed, order)
-        descriptors: tuple[int, ...] = ()
         try:
-            refuse_busy_ports(instance, order.assignment.ports)
-            self._capture.attach(instance, order.spec.worker.logs)
-            descriptors = self._capture.open_for_worker(instance)
-            launch = self._preparer.prepare(order, run, *descriptors)
-            self._ledger.put_intent(Run(instance, run, order, spec_key, restarts, observed.failures))
-            process = self._host.spawn(launch)
-            self._ledger.put_process(instance, process)
+            process = self._starter.start(observed, order, self._spec_keys.get(instance, order.spec.key))
         except (HsuError, OSError) as error:
             log.warning("%s: %s", instance, error)
             self._metrics.spawn_failures.inc()
@@ -300,15 +299,13 @@ class Supervisor:
             text = error.sentence if isinstance(error, HsuError) else str(error)
             self._put(changes.spawn_failed(observed, order, text, *times, busy_numbers(error)))
             return
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
         spawned = changes.spawned(observed, order, process, time.monotonic(), process.started_at)
         if spawned.restarts > observed.restarts:
             self._metrics.restarts.inc()
         self._put(spawned)
-        if not self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, run, last_exit)):
+        if not self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
             raise Bug(f"watch {instance}", f"its process {process.pid} vanished before it was reaped")
+        self._companions.started(instance, order, process)
         self._run_probes(spawned)
         self._metrics.spawn_seconds.observe(time.monotonic() - started_s)
 
@@ -360,6 +357,8 @@ class Supervisor:
         self._put(renewed)
         self._ledger.put_order_of_run(instance, order, self._spec_keys.get(instance, order.spec.key))
         self._attach(instance)
+        if renewed.is_alive and renewed.process is not None:
+            self._companions.started(instance, order, renewed.process)
         self._run_probes(renewed)
 
     def _forget(self, instance: InstanceId) -> None:
@@ -367,6 +366,7 @@ class Supervisor:
         self._spec_keys.pop(instance, None)
         self._probes.stop(instance)
         self._capture.detach(instance)
+        self._companions.forgotten(instance)
         self._ledger.forget(instance)
         self._sweeper.add(instance)
         self._forgotten.wake()

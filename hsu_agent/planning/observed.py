@@ -50,6 +50,20 @@ class Process:
     is_enrolled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a rule of the agent ends a process that runs.
+
+    `is_final`: it is not started again. `is_kill`: no stop signal and no grace. `cause` names the rule for the
+    restart policy: `health`, `limits`, `watchdog`.
+    """
+
+    text: str
+    cause: str = "health"
+    is_final: bool = False
+    is_kill: bool = False
+
+
 NOT_STARTED = Health(is_ready=False)
 """Of an instance with no process yet."""
 
@@ -80,6 +94,7 @@ class Observed:
     reason: str = ""
     changed_at: float = 0.0
     busy_ports: tuple[int, ...] = ()
+    fault: Fault | None = None
 
 
 def restarts_of(observed: Observed, order: Desired) -> int:
@@ -132,6 +147,7 @@ def spawned(observed: Observed, order: Desired, process: Process, now_s: float, 
         stop_deadline_s=None,
         has_finished=False,
         health=health,
+        fault=None,
         reason=health.reason,
         changed_at=at,
     )
@@ -208,11 +224,12 @@ def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float,
     if event is Event.RESTART_REQUESTED and not observed.health.is_alive and observed.order is not None:
         spec = observed.order.spec.worker.restart
         failures = restart.failures_after(spec, observed.failures, now_s - observed.started_s)
+        is_final = observed.fault is not None and observed.fault.is_final
         return replace(
             changed,
             failures=failures + 1,
             next_start_s=now_s + restart.backoff_s(spec, failures + 1, jitter),
-            has_finished=not restart.has_retries_left(spec, failures),
+            has_finished=is_final or not restart.has_retries_left(spec, failures),
             reason=observed.health.reason,
         )
     reason = "is being restarted" if event is Event.RESTART_REQUESTED else "is being stopped"
@@ -230,9 +247,21 @@ def tree_empty(observed: Observed, at: float) -> Observed:
     if observed.state is not State.STOPPING:
         return empty
     reason = observed.reason if observed.has_finished else ""
-    return replace(
-        empty, state=advance(observed.state, Event.TREE_EMPTY), stop_deadline_s=None, reason=reason, changed_at=at
-    )
+    event = end_of_stop(observed)
+    return replace(empty, state=advance(observed.state, event), stop_deadline_s=None, reason=reason, changed_at=at)
+
+
+def end_of_stop(observed: Observed) -> Event:
+    """Return what it means that a stopping instance is empty: it failed if a rule ended it for good."""
+    return Event.EXITED_FAILED if observed.has_finished else Event.TREE_EMPTY
+
+
+def faulted(observed: Observed, fault: Fault) -> Observed:
+    """Return the instance whose process is to be ended (the same object if there is none, or it is ended already)."""
+    if not observed.is_alive or observed.state is State.STOPPING or observed.fault is not None:
+        return observed
+    health = replace(observed.health, is_alive=False, reason=fault.text)
+    return replace(observed, health=health, fault=fault, reason=fault.text)
 
 
 def probed(observed: Observed, kind: ProbeKind, outcome: Outcome, now_s: float, at: float) -> Observed:

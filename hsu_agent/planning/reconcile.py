@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hsu_agent.planning import stop
-from hsu_agent.planning.observed import Desired, Observed
+from hsu_agent.planning.observed import Desired, Observed, end_of_stop
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import Event, State
 
@@ -115,13 +115,15 @@ def _plan_alive(desired: Desired | None, observed: Observed) -> Step:
     if desired is None or not desired.wants_process:
         return Step((SignalStop(instance, Event.STOP_REQUESTED, rule.signal, rule.grace_s),))
     if running is None or desired.needs_other_process_than(running) or not observed.health.is_alive:
-        return Step((SignalStop(instance, Event.RESTART_REQUESTED, rule.signal, rule.grace_s),))
+        is_kill = observed.fault is not None and observed.fault.is_kill
+        signal, grace_s = ("SIGKILL", 0.0) if is_kill else (rule.signal, rule.grace_s)
+        return Step((SignalStop(instance, Event.RESTART_REQUESTED, signal, grace_s),))
     return NOTHING if desired == running else Step((Renew(instance, desired),))
 
 
 def _plan_stopping(observed: Observed, now_s: float) -> Step:
     if observed.is_tree_empty:
-        return Step((Settle(observed.instance, Event.TREE_EMPTY),))
+        return Step((Settle(observed.instance, end_of_stop(observed)),))
     if stop.is_kill_due(observed, now_s):
         return Step((KillTree(observed.instance),))
     return Step(wake_at_s=None if observed.is_killing else observed.stop_deadline_s)

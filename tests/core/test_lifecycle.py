@@ -53,7 +53,11 @@ def test_a_crash_changes_the_state() -> None:
 
 def test_nothing_starts_again_before_its_tree_is_empty() -> None:
     after_stop = {event: target for (source, event), target in TRANSITIONS.items() if source is State.STOPPING}
-    assert after_stop == {Event.TREE_EMPTY: State.STOPPED, Event.LOST: State.UNKNOWN}
+    assert after_stop == {
+        Event.TREE_EMPTY: State.STOPPED,
+        Event.EXITED_FAILED: State.FAILED,
+        Event.LOST: State.UNKNOWN,
+    }
 
 
 def test_an_unknown_pair_is_a_bug_that_names_both() -> None:
