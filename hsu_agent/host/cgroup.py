@@ -12,6 +12,9 @@ from pathlib import Path
 
 from hsu_core.model.ids import InstanceId
 
+SUPERVISOR = "hsu-supervisor"
+"""Where keeper and agent stand on cgroup v2 when their own cgroup has to hand controllers to those below it."""
+
 
 def find_mount(mountinfo: str) -> Path | None:
     """Return where cgroup2 is mounted, from the text of /proc/self/mountinfo."""
@@ -26,8 +29,13 @@ def own_path(cgroup: str) -> str:
     """Return the path of a process in the unified tree, from the text of /proc/PID/cgroup."""
     for line in cgroup.splitlines():
         if line.startswith("0::"):
-            return line[3:]
+            return line[3:].removesuffix(f"/{SUPERVISOR}")
     return ""
+
+
+def group_name(instance: InstanceId) -> str:
+    """Return the name of the cgroup of an instance, the same in every tree."""
+    return f"{instance.namespace}:{instance.app}:{instance.worker}.{instance.slot}"
 
 
 class CgroupTree:
@@ -56,8 +64,7 @@ class CgroupTree:
             return None
 
     def _path(self, instance: InstanceId) -> str:
-        name = f"{instance.namespace}:{instance.app}:{instance.worker}.{instance.slot}"
-        return f"{self._folder}/{name}"
+        return f"{self._folder}/{group_name(instance)}"
 
     def enrol(self, instance: InstanceId, pid: int) -> bool:
         """Put a process into the cgroup of its instance; return whether it is in."""
