@@ -236,7 +236,7 @@ class Supervisor:
     def fault(self, instance: InstanceId, fault: Fault) -> None:
         """End the process of an instance because a rule of this agent says so; the plan does the rest."""
         before = self._observed.get(instance)
-        if before is None or (after := changes.faulted(before, fault)) is before:
+        if before is None or (after := changes.faulted(before, fault, time.monotonic())) is before:
             return
         log.warning("%s: %s", instance, fault.text)
         self._put(after)
@@ -282,6 +282,8 @@ class Supervisor:
             settled = changes.settled(observed, action.event, at)
             self._put(settled)
             self._remember_end(settled)
+        elif isinstance(action, reconcile.CloseBreaker):
+            self._put(changes.stable(observed))
         elif isinstance(action, reconcile.Renew):
             self._renew(observed, action.order)
         else:

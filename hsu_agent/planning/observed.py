@@ -15,6 +15,7 @@ from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import ALIVE, Event, State, advance
 from hsu_core.model.order import OrderSpec
+from hsu_core.model.restarts import BreakerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,15 @@ class Process:
 class Fault:
     """Why a rule of the agent ends a process that runs.
 
-    `is_final`: it is not started again. `is_kill`: no stop signal and no grace. `cause` names the rule for the
-    restart policy: `health`, `limits`, `watchdog`.
+    `is_final`: it is not started again. `is_kill`: no stop signal and no grace. `cause` (`health`, `limits`) and
+    `severity` choose the rule of restart.
     """
 
     text: str
-    cause: str = "health"
+    cause: str = restart.HEALTH
     is_final: bool = False
     is_kill: bool = False
+    severity: str = ""
 
 
 NOT_STARTED = Health(is_ready=False)
@@ -73,7 +75,8 @@ class Observed:
     """One instance on this host. `order` is what the latest start was made for.
 
     `is_alive`: its first process is there. `is_tree_empty`: proven that none of its processes is there.
-    `failures`: ends in a row, for the back-off. `has_finished`: it ended by itself and is not to start again.
+    `failures`: ends in a row, for the back-off; `ends_s` and `breaker` are what its breaker goes by.
+    `has_finished`: it ended by itself and is not to start again.
     """
 
     instance: InstanceId
@@ -95,6 +98,13 @@ class Observed:
     changed_at: float = 0.0
     busy_ports: tuple[int, ...] = ()
     fault: Fault | None = None
+    ends_s: tuple[float, ...] = ()
+    breaker: BreakerPhase = BreakerPhase.CLOSED
+
+    @property
+    def history(self) -> restart.History:
+        """Return what the rules of restart look back on."""
+        return restart.History(self.failures, self.ends_s, self.breaker)
 
 
 def restarts_of(observed: Observed, order: Desired) -> int:
@@ -115,6 +125,8 @@ def settled(observed: Observed, event: Event, at: float, reason: str = "") -> Ob
         state=advance(observed.state, event),
         has_finished=False if event is Event.START_REQUESTED else has_finished,
         failures=observed.failures if failures is None else failures,
+        ends_s=observed.ends_s if failures is None else (),
+        breaker=observed.breaker if failures is None else BreakerPhase.CLOSED,
         next_start_s=observed.next_start_s if failures is None else 0.0,
         reason=reason,
         changed_at=at,
@@ -148,6 +160,7 @@ def spawned(observed: Observed, order: Desired, process: Process, now_s: float, 
         has_finished=False,
         health=health,
         fault=None,
+        breaker=BreakerPhase.CLOSED if observed.breaker is BreakerPhase.CLOSED else BreakerPhase.HALF_OPEN,
         reason=health.reason,
         changed_at=at,
     )
@@ -198,22 +211,25 @@ def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float)
     if observed.state is State.STOPPING or observed.order is None or observed.state not in ALIVE:
         return ended
     spec = observed.order.spec.worker.restart
-    failures = restart.failures_after(spec, observed.failures, now_s - observed.started_s)
-    event = restart.verdict(spec, last_exit, failures)
-    text = describe_exit(last_exit)
-    if event is Event.EXITED_RETRY:
-        wait_s = restart.backoff_s(spec, failures + 1, jitter)
-        return replace(
-            ended,
-            state=advance(observed.state, event),
-            failures=failures + 1,
-            next_start_s=now_s + wait_s,
-            reason=f"{text}; starts again in {wait_s:.1f} s" if wait_s else f"{text}; starts again",
-        )
-    reason = text
-    if event is Event.EXITED_FAILED and not restart.has_retries_left(spec, failures):
-        reason = f"{text}; gave up after {failures} restarts in a row (restart.max_retries)"
-    return replace(ended, state=advance(observed.state, event), has_finished=True, failures=failures, reason=reason)
+    end = restart.end_of(last_exit, spec, now_s - observed.started_s, now_s)
+    found = restart.decide(spec, end, observed.history, jitter)
+    text = "; ".join(part for part in (describe_exit(last_exit), found.why) if part)
+    changed = _decided(ended, found, now_s)
+    if found.event is Event.EXITED_RETRY:
+        reason = f"{text}; starts again in {found.wait_s:.1f} s" if found.wait_s else f"{text}; starts again"
+        return replace(changed, state=advance(observed.state, found.event), reason=reason)
+    return replace(changed, state=advance(observed.state, found.event), has_finished=True, reason=text)
+
+
+def _decided(observed: Observed, found: restart.Verdict, now_s: float) -> Observed:
+    """Return the instance with what the rules of restart say of its next start."""
+    return replace(
+        observed,
+        failures=found.history.failures,
+        ends_s=found.history.ends_s,
+        breaker=found.history.breaker,
+        next_start_s=now_s + found.wait_s,
+    )
 
 
 def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float, jitter: float, at: float) -> Observed:
@@ -222,16 +238,12 @@ def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float,
         observed, state=advance(observed.state, event), stop_deadline_s=deadline_s, changed_at=at, is_killing=False
     )
     if event is Event.RESTART_REQUESTED and not observed.health.is_alive and observed.order is not None:
-        spec = observed.order.spec.worker.restart
-        failures = restart.failures_after(spec, observed.failures, now_s - observed.started_s)
-        is_final = observed.fault is not None and observed.fault.is_final
-        return replace(
-            changed,
-            failures=failures + 1,
-            next_start_s=now_s + restart.backoff_s(spec, failures + 1, jitter),
-            has_finished=is_final or not restart.has_retries_left(spec, failures),
-            reason=observed.health.reason,
-        )
+        fault = observed.fault or Fault(observed.health.reason)
+        end = restart.End(fault.cause, now_s - observed.started_s, now_s, severity=fault.severity)
+        found = restart.decide(observed.order.spec.worker.restart, end, observed.history, jitter)
+        reason = "; ".join(part for part in (observed.health.reason, found.why) if part)
+        has_finished = fault.is_final or found.event is Event.EXITED_FAILED
+        return replace(_decided(changed, found, now_s), has_finished=has_finished, reason=reason)
     reason = "is being restarted" if event is Event.RESTART_REQUESTED else "is being stopped"
     return replace(changed, reason=reason)
 
@@ -256,9 +268,22 @@ def end_of_stop(observed: Observed) -> Event:
     return Event.EXITED_FAILED if observed.has_finished else Event.TREE_EMPTY
 
 
-def faulted(observed: Observed, fault: Fault) -> Observed:
+def is_in_grace(observed: Observed, now_s: float) -> bool:
+    """Return whether its process is so young that failing probes and exceeded limits are passed over."""
+    grace_s = observed.order.spec.worker.restart.grace_s if observed.order is not None else 0.0
+    return now_s - observed.started_s < grace_s
+
+
+def stable(observed: Observed) -> Observed:
+    """Return the instance whose trial start has lasted: its breaker is closed."""
+    return replace(observed, breaker=BreakerPhase.CLOSED, failures=0, ends_s=())
+
+
+def faulted(observed: Observed, fault: Fault, now_s: float) -> Observed:
     """Return the instance whose process is to be ended (the same object if there is none, or it is ended already)."""
     if not observed.is_alive or observed.state is State.STOPPING or observed.fault is not None:
+        return observed
+    if fault.cause == restart.LIMITS and not fault.is_kill and is_in_grace(observed, now_s):
         return observed
     health = replace(observed.health, is_alive=False, reason=fault.text)
     return replace(observed, health=health, fault=fault, reason=fault.text)
@@ -267,6 +292,8 @@ def faulted(observed: Observed, fault: Fault) -> Observed:
 def probed(observed: Observed, kind: ProbeKind, outcome: Outcome, now_s: float, at: float) -> Observed:
     """Return the instance after one check (the same object if it changed nothing that is reported)."""
     if observed.order is None or not observed.is_alive or observed.state is State.STOPPING:
+        return observed
+    if kind is ProbeKind.LIVENESS and not outcome.is_passed and is_in_grace(observed, now_s):
         return observed
     health = health_rules.observe(observed.order.spec.worker.health, observed.health, kind, outcome, now_s)
     state: State = observed.state
@@ -307,6 +334,7 @@ def status_of(observed: Observed, desired: Desired | None, node: str) -> Instanc
         changed_at=observed.changed_at,
         busy_ports=observed.busy_ports if observed.order is desired else (),
         has_processes=_has_process(observed),
+        breaker="" if observed.breaker is BreakerPhase.CLOSED else str(observed.breaker),
     )
 
 

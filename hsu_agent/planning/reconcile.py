@@ -13,6 +13,7 @@ from hsu_agent.planning import stop
 from hsu_agent.planning.observed import Desired, Observed, end_of_stop
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import Event, State
+from hsu_core.model.restarts import BreakerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseBreaker:
+    """Let restarts through again: the start on trial has lasted."""
+
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """Hold the instance to a newer order that needs no other process."""
 
@@ -70,7 +78,7 @@ class Forget:
     instance: InstanceId
 
 
-Action = Register | Spawn | SignalStop | KillTree | Settle | Renew | Forget
+Action = Register | Spawn | SignalStop | KillTree | Settle | CloseBreaker | Renew | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ def plan_instance(instance: InstanceId, desired: Desired | None, observed: Obser
     if observed is None:
         return NOTHING if desired is None else Step((Register(instance),))
     if observed.state in (State.STARTING, State.RUNNING):
-        return _plan_alive(desired, observed)
+        return _plan_alive(desired, observed, now_s)
     if observed.state is State.STOPPING:
         return _plan_stopping(observed, now_s)
     if not observed.is_tree_empty:
@@ -109,7 +117,7 @@ def plan_instance(instance: InstanceId, desired: Desired | None, observed: Obser
     return _plan_ended(desired, observed)
 
 
-def _plan_alive(desired: Desired | None, observed: Observed) -> Step:
+def _plan_alive(desired: Desired | None, observed: Observed, now_s: float) -> Step:
     instance, running = observed.instance, observed.order
     rule = stop.rule(running)
     if desired is None or not desired.wants_process:
@@ -118,7 +126,12 @@ def _plan_alive(desired: Desired | None, observed: Observed) -> Step:
         is_kill = observed.fault is not None and observed.fault.is_kill
         signal, grace_s = ("SIGKILL", 0.0) if is_kill else (rule.signal, rule.grace_s)
         return Step((SignalStop(instance, Event.RESTART_REQUESTED, signal, grace_s),))
-    return NOTHING if desired == running else Step((Renew(instance, desired),))
+    if desired != running:
+        return Step((Renew(instance, desired),))
+    if observed.breaker is BreakerPhase.CLOSED:
+        return NOTHING
+    stable_at_s = observed.started_s + desired.spec.worker.restart.reset_after_s
+    return Step((CloseBreaker(instance),)) if now_s >= stable_at_s else Step(wake_at_s=stable_at_s)
 
 
 def _plan_stopping(observed: Observed, now_s: float) -> Step:

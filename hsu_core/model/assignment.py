@@ -102,7 +102,8 @@ class InstanceStatus:
     `restarts` counts automatic starts after the first of this epoch's process history; `reason` is a
     sentence for people (why it waits, failed or is not ready). `busy_ports`: numbers of this order that another
     program holds on the node, so that it cannot start. `has_processes`: that no process of the instance is left
-    is not proven, whatever the state says, so the slot must not start elsewhere.
+    is not proven, whatever the state says, so the slot must not start elsewhere. `breaker`: where the breaker of
+    its restarts stands, if it is not closed (`open`, `half-open`).
     """
 
     instance: InstanceId
@@ -122,3 +123,4 @@ class InstanceStatus:
     changed_at: float = 0.0
     busy_ports: tuple[int, ...] = ()
     has_processes: bool = False
+    breaker: str = ""

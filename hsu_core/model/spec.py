@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hsu_core.model.limits import NO_LIMITS, LimitsSpec
+from hsu_core.model.restarts import DEFAULT_RESTART
+from hsu_core.model.restarts import RestartPolicy as RestartPolicy
+from hsu_core.model.restarts import RestartSpec as RestartSpec
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -21,15 +24,6 @@ class WorkerType(StrEnum):
     MANAGED = "managed"
     UNMANAGED = "unmanaged"
     INTEGRATED = "integrated"
-
-
-class RestartPolicy(StrEnum):
-    """When an ended worker is started again by itself."""
-
-    NEVER = "never"
-    ON_FAILURE = "on-failure"
-    ALWAYS = "always"
-    UNLESS_STOPPED = "unless-stopped"
 
 
 class Guarantee(StrEnum):
@@ -118,22 +112,6 @@ class HealthSpec:
     startup: Probe | None = None
     readiness: Probe | None = None
     liveness: Probe | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RestartSpec:
-    """When and how fast an ended worker starts again.
-
-    First restart at once, then `base_s` x `factor` up to `ceiling_s` with +-20 % jitter; the count goes
-    back to zero after `reset_after_s` of running. `max_retries` None: never give up.
-    """
-
-    policy: RestartPolicy = RestartPolicy.ON_FAILURE
-    base_s: float = 0.5
-    factor: float = 2.0
-    ceiling_s: float = 60.0
-    reset_after_s: float = 30.0
-    max_retries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +211,7 @@ class WorkerSpec:
     ports: tuple[PortSpec, ...] = ()
     files: tuple[FileSpec, ...] = ()
     health: HealthSpec = HealthSpec()
-    restart: RestartSpec = RestartSpec()
+    restart: RestartSpec = DEFAULT_RESTART
     stop: StopSpec = StopSpec()
     resources: Resources = Resources()
     placement: PlacementSpec = PlacementSpec()

@@ -19,7 +19,6 @@ from hsu_core.model.spec import (
     Probe,
     ProcessCheck,
     Resources,
-    RestartPolicy,
     RestartSpec,
     RolloutSpec,
     StopSpec,
@@ -33,11 +32,11 @@ from hsu_core.wire.manifest_models import (
     HttpModel,
     PlacementModel,
     ProbeModel,
-    RestartModel,
     RolloutModel,
     StepModel,
     WorkerModel,
 )
+from hsu_core.wire.restart_convert import convert_restart
 from hsu_core.wire.tree import Path
 from hsu_core.wire.unit_convert import convert_unit, warn_keys
 
@@ -58,7 +57,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
     """Return the specification of a worker, or None when its kind is not carried out."""
     if not _is_managed(model, path, found) or model.unit.managed is None:
         return None
-    unit = convert_unit(model.unit.managed, (*path, "unit", "managed"), found)
+    unit = convert_unit(model.unit.managed, (*path, "unit", "managed"), found, model.profile_type or "")
     for name, native, theirs in (
         ("health", model.health, unit.health),
         ("restart", model.restart, unit.restart),
@@ -81,7 +80,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         ports=tuple(PortSpec(name, number) for name, number in sorted((model.ports or {}).items())),
         files=tuple(FileSpec(name, body.content or "") for name, body in sorted((model.files or {}).items())),
         health=_health(model, path, found) or unit.health or HealthSpec(),
-        restart=_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
+        restart=convert_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
         stop=_stop(model) or unit.stop or StopSpec(),
         resources=Resources(
             reserved.cpu_milli if resources is None or resources.cpu is None else resources.cpu,
@@ -181,25 +180,6 @@ def _http(body: HttpModel, path: Path, found: FaultList) -> HttpCheck:
         method=body.method or "GET",
         headers=tuple(sorted((body.headers or {}).items())),
         url=body.url or "",
-    )
-
-
-def _restart(body: RestartModel, path: Path, found: FaultList) -> RestartSpec:
-    default = RestartSpec()
-    backoff = body.backoff
-    base_s = default.base_s if backoff is None or backoff.base is None else backoff.base
-    ceiling_s = default.ceiling_s if backoff is None or backoff.ceiling is None else backoff.ceiling
-    if ceiling_s < base_s and backoff is not None and backoff.ceiling is not None:
-        found.fault((*path, "restart", "backoff"), f"ceiling of {ceiling_s:g} s is below base {base_s:g} s")
-    return RestartSpec(
-        policy=RestartPolicy(body.policy) if body.policy else default.policy,
-        base_s=base_s,
-        factor=default.factor if backoff is None or backoff.factor is None else backoff.factor,
-        ceiling_s=max(ceiling_s, base_s),
-        reset_after_s=(
-            default.reset_after_s if backoff is None or backoff.reset_after is None else backoff.reset_after
-        ),
-        max_retries=body.max_retries,
     )
 
 

@@ -15,7 +15,6 @@ from hsu_core.wire.fields import (
     Count,
     Cpu,
     Duration,
-    Factor,
     Name,
     Pairs,
     Percent,
@@ -33,8 +32,9 @@ from hsu_core.wire.fields import (
     wrong,
 )
 from hsu_core.wire.limit_models import Limits
+from hsu_core.wire.restart_models import RestartModel
 from hsu_core.wire.tree import resolve_scalar
-from hsu_core.wire.unit_models import Policy, Unit
+from hsu_core.wire.unit_models import Unit
 
 
 def _port_number(value: Any) -> int:
@@ -152,23 +152,6 @@ class ResourcesModel(Strict):
 
     cpu: Cpu | None = None
     memory: Size | None = None
-
-
-class BackoffModel(Strict):
-    """How long to wait between restarts."""
-
-    base: Duration | None = None
-    factor: Factor | None = None
-    ceiling: Duration | None = None
-    reset_after: Duration | None = None
-
-
-class RestartModel(Strict):
-    """The cluster's own restart block, instead of the keys in the unit."""
-
-    policy: Policy | None = None
-    max_retries: Count | None = None
-    backoff: BackoffModel | None = None
 
 
 class StopModel(Strict):

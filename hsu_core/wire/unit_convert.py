@@ -15,20 +15,15 @@ from hsu_core.model.spec import (
     HttpCheck,
     Probe,
     ProcessCheck,
-    RestartPolicy,
     RestartSpec,
     StopSpec,
     TcpCheck,
 )
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.limit_convert import convert_limits
+from hsu_core.wire.restart_convert import convert_hsu_restart
 from hsu_core.wire.tree import Path
 from hsu_core.wire.unit_models import Control, HealthCheck, HsuGrpc, Managed
-
-HSU_RETRIES = 3
-HSU_RETRY_DELAY_S = 5.0
-HSU_BACKOFF_RATE = 1.5
-"""HSU's own defaults of context-aware restart, for files that use its keys."""
 
 HSU_INTERVAL_S = 30.0
 HSU_TIMEOUT_S = 5.0
@@ -45,8 +40,8 @@ class UnitParts(NamedTuple):
     limits: LimitsSpec
 
 
-def convert_unit(unit: Managed, path: Path, found: FaultList) -> UnitParts:
-    """Return the parts of a managed unit at `path`."""
+def convert_unit(unit: Managed, path: Path, found: FaultList, profile: str = "") -> UnitParts:
+    """Return the parts of a managed unit at `path`; `profile` is the worker's `profile_type`."""
     control = unit.control
     at = (*path, "control")
     _warn_unused(control, at, found)
@@ -60,7 +55,9 @@ def convert_unit(unit: Managed, path: Path, found: FaultList) -> UnitParts:
             environment=tuple(sorted((execution.environment or {}).items())),
             working_directory=execution.working_directory or "",
         ),
-        restart=_restart(control, at, found),
+        restart=convert_hsu_restart(
+            control.restart_policy, control.context_aware_restart, control.restart, profile, at, found
+        ),
         stop=_stop(control),
         health=_health(unit.health_check, (*path, "health_check"), found) if unit.health_check else None,
         limits=_limits(control, (*at, "limits"), found),
@@ -76,37 +73,6 @@ def warn_keys(model: BaseModel, keys: tuple[str, ...], path: Path, found: FaultL
 
 def _warn_unused(control: Control, path: Path, found: FaultList) -> None:
     warn_keys(control, ("process_file", "log_collection"), path, found)
-    if control.context_aware_restart is not None:
-        keys = (
-            "health_failures",
-            "resource_violations",
-            "severity_multipliers",
-            "worker_profile_multipliers",
-            "startup_grace_period",
-        )
-        warn_keys(control.context_aware_restart, keys, (*path, "context_aware_restart"), found)
-
-
-def _restart(control: Control, path: Path, found: FaultList) -> RestartSpec | None:
-    legacy = control.restart
-    triple = control.context_aware_restart.default if control.context_aware_restart else None
-    if legacy is not None and (control.restart_policy or triple):
-        found.fault((*path, "restart"), "restart is described twice", "keep restart_policy and context_aware_restart")
-    policy = control.restart_policy or (legacy.policy if legacy else None)
-    retry = triple or legacy
-    if policy is None and retry is None:
-        return None
-    chosen = RestartPolicy(policy or RestartPolicy.ON_FAILURE)
-    if retry is None:
-        return RestartSpec(policy=chosen)
-    base_s = retry.retry_delay if retry.retry_delay is not None else HSU_RETRY_DELAY_S
-    return RestartSpec(
-        policy=chosen,
-        base_s=base_s,
-        factor=retry.backoff_rate if retry.backoff_rate is not None else HSU_BACKOFF_RATE,
-        ceiling_s=max(RestartSpec().ceiling_s, base_s),
-        max_retries=retry.max_retries if retry.max_retries is not None else HSU_RETRIES,
-    )
 
 
 def _stop(control: Control) -> StopSpec | None:

@@ -13,10 +13,8 @@ from hsu_core.wire.fields import (
     Boolean,
     Count,
     Duration,
-    Factor,
     Pairs,
     Port,
-    Positive,
     Signal,
     Strict,
     Text,
@@ -24,8 +22,7 @@ from hsu_core.wire.fields import (
     choice,
 )
 from hsu_core.wire.limit_models import Limits
-
-Policy = Annotated[str, BeforeValidator(choice("never", "on-failure", "always", "unless-stopped"))]
+from hsu_core.wire.restart_models import ContextAwareRestart, LegacyRestart, Policy
 
 
 class Metadata(Strict):
@@ -45,33 +42,6 @@ class ExecutionModel(Strict):
     environment: Pairs | None = None
     working_directory: Text | None = None
     wait_delay: Duration | None = None
-
-
-class RetryModel(Strict):
-    """Times and rhythm of restarts."""
-
-    max_retries: Count | None = None
-    retry_delay: Duration | None = None
-    backoff_rate: Factor | None = None
-
-
-class ContextAwareRestart(Strict):
-    """`default` is carried out; the rest is not."""
-
-    default: RetryModel | None = None
-    health_failures: RetryModel | None = None
-    resource_violations: RetryModel | None = None
-    severity_multipliers: dict[str, Positive] | None = None
-    worker_profile_multipliers: dict[str, Positive] | None = None
-    startup_grace_period: Duration | None = None
-    sustained_violation_time: Duration | None = None
-    spike_tolerance_time: Duration | None = None
-
-
-class LegacyRestart(RetryModel):
-    """HSU's older block: policy and retries in one."""
-
-    policy: Policy | None = None
 
 
 class Control(Strict):

@@ -12,9 +12,10 @@ from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import observed as changes
 from hsu_agent.planning import reconcile, restart
 from hsu_agent.planning.health import Outcome, ProbeKind
-from hsu_agent.planning.observed import Desired, Observed, Process
+from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_core.model.assignment import LastExit
 from hsu_core.model.lifecycle import Event, State
+from hsu_core.model.restarts import BreakerPhase, BreakerSpec, RetryRule
 from hsu_core.model.spec import HealthSpec, Probe, ProcessCheck, RestartPolicy, RestartSpec
 from tests.agent.harness import instance, order
 
@@ -38,6 +39,11 @@ def running(wanted: Desired | None = None, **fields: object) -> Observed:
 def actions(wanted: Desired | None, observed: Observed | None, now_s: float = 0.0) -> tuple[reconcile.Action, ...]:
     """Return the planned actions."""
     return reconcile.plan_instance(WEB, wanted, observed, now_s).actions
+
+
+def decided(spec: RestartSpec, last_exit: LastExit, failures: int = 0) -> restart.Verdict:
+    """Return what an end after one second means."""
+    return restart.decide(spec, restart.end_of(last_exit, spec, 1.0, 1.0), restart.History(failures), 0.5)
 
 
 # -- back-off and policies ------------------------------------------------------------------------
@@ -68,11 +74,11 @@ def test_a_wait_is_within_the_jitter_of_its_rule(failures: int, jitter: float, b
     ],
 )
 def test_a_policy_decides_what_an_end_means(policy: RestartPolicy, code: int, event: Event) -> None:
-    assert restart.verdict(RestartSpec(policy), LastExit(code), 0) is event
+    assert decided(RestartSpec(policy), LastExit(code)).event is event
 
 
 def test_an_unknown_exit_code_counts_as_a_failure() -> None:
-    assert restart.verdict(RestartSpec(RestartPolicy.ON_FAILURE), LastExit(), 0) is Event.EXITED_RETRY
+    assert decided(RestartSpec(RestartPolicy.ON_FAILURE), LastExit()).event is Event.EXITED_RETRY
 
 
 def test_retries_run_out_and_the_reason_says_so() -> None:
@@ -166,6 +172,90 @@ def test_a_failed_start_is_tried_again_for_ever() -> None:
         observed = changes.spawn_failed(observed, wanted, "cannot start x", now_s, now_s, 0.5)
         assert now_s < observed.next_start_s <= now_s + 60 * 1.2
         now_s = observed.next_start_s
+
+
+def test_exit_codes_have_the_meaning_that_the_worker_gives_them() -> None:
+    spec = RestartSpec(RestartPolicy.ON_FAILURE, success_codes=(3,), final_codes=(78,))
+    assert decided(spec, LastExit(3)).event is Event.EXITED_DONE
+    assert decided(spec, LastExit(78)).event is Event.EXITED_FAILED
+    assert decided(spec, LastExit(1)).event is Event.EXITED_RETRY
+    assert decided(spec, LastExit(signal="SIGKILL")).event is Event.EXITED_RETRY
+
+
+BREAKER = RestartSpec(RestartPolicy.ALWAYS, base_s=1.0, factor=1.0, breaker=BreakerSpec(2, 60.0, 100.0))
+
+
+def crash(observed: Observed, now_s: float) -> Observed:
+    """Return the instance ended with code 1, its tree empty."""
+    return changes.tree_empty(changes.exited(observed, LastExit(1), now_s, 0.5), now_s)
+
+
+def test_a_breaker_opens_lets_one_start_through_on_trial_and_closes_when_that_lasts() -> None:
+    wanted = desired(restart=BREAKER)
+    observed = running(wanted)
+    for now_s in (1.0, 2.0):
+        observed = changes.spawned(crash(observed, now_s), wanted, PROCESS, now_s, 0.0)
+    opened = crash(observed, 3.0)
+    assert (opened.breaker, opened.next_start_s) == (BreakerPhase.OPEN, 103.0)
+    assert "3 ends within 60 s: the breaker is open" in opened.reason
+    assert actions(wanted, opened, 102.0) == ()
+    assert actions(wanted, opened, 103.0) == (reconcile.Spawn(WEB, wanted),)
+    trial = changes.spawned(opened, wanted, PROCESS, 103.0, 0.0)
+    assert changes.status_of(trial, wanted, "n").breaker == "half-open"
+    again = crash(trial, 104.0)
+    assert (again.breaker, again.next_start_s) == (BreakerPhase.OPEN, 204.0)
+    trial = changes.spawned(again, wanted, PROCESS, 204.0, 0.0)
+    assert actions(wanted, trial, 233.9) == ()
+    assert actions(wanted, trial, 234.0) == (reconcile.CloseBreaker(WEB),)
+    assert changes.status_of(changes.stable(trial), wanted, "n").breaker == ""
+
+
+def test_ends_outside_of_the_window_do_not_open_the_breaker() -> None:
+    wanted = desired(restart=replace(BREAKER, reset_after_s=1000.0))
+    observed = running(wanted)
+    for now_s in (0.0, 50.0, 100.0, 150.0, 200.0):
+        observed = crash(changes.spawned(observed, wanted, PROCESS, now_s, 0.0) if now_s else observed, now_s)
+        assert observed.breaker is BreakerPhase.CLOSED
+
+
+def test_a_person_who_restarts_it_resets_the_breaker() -> None:
+    wanted = desired(restart=BREAKER)
+    observed = replace(running(wanted), state=State.RESTARTING, breaker=BreakerPhase.OPEN, failures=3, is_alive=False)
+    reset = changes.settled(observed, Event.RESTART_REQUESTED, 0.0)
+    assert (reset.breaker, reset.failures, reset.next_start_s) == (BreakerPhase.CLOSED, 0, 0.0)
+
+
+def test_each_cause_has_its_rule_and_severity_stretches_it() -> None:
+    rule = RetryRule(10.0, 2.0, 4)
+    spec = RestartSpec(limits=rule, severities=(("emergency", 2.0),), base_s=1.0, ceiling_s=100.0)
+
+    def wait_s(cause: str, severity: str = "") -> float:
+        end = restart.End(cause, 1.0, 1.0, severity=severity)
+        return restart.decide(spec, end, restart.History(1), 0.5).wait_s
+
+    assert (wait_s(restart.EXIT), wait_s(restart.HEALTH), wait_s(restart.LIMITS)) == (1.0, 1.0, 10.0)
+    assert wait_s(restart.LIMITS, "emergency") == 20.0
+
+
+def test_a_policy_of_never_holds_for_health_too() -> None:
+    wanted = desired(restart=RestartSpec(RestartPolicy.NEVER))
+    faulted = changes.faulted(running(wanted), Fault("too old"), 1.0)
+    (stop,) = actions(wanted, faulted)
+    assert isinstance(stop, reconcile.SignalStop)
+    sent = changes.stop_sent(faulted, stop.event, 5.0, 1.0, 0.5, 1.0)
+    ended = changes.tree_empty(changes.exited(sent, LastExit(signal="SIGTERM"), 2.0, 0.5), 2.0)
+    assert (ended.state, ended.reason) == (State.FAILED, "too old")
+    assert actions(wanted, ended) == ()
+
+
+def test_in_its_grace_a_young_process_is_not_ended_by_liveness_or_limits() -> None:
+    probe = Probe(ProcessCheck(), failure_threshold=1)
+    wanted = desired(restart=RestartSpec(grace_s=10.0), health=HealthSpec(liveness=probe))
+    young = running(wanted)
+    assert changes.faulted(young, Fault("big", restart.LIMITS), 9.0) is young
+    assert changes.faulted(young, Fault("big", restart.LIMITS), 10.0).fault is not None
+    assert changes.probed(young, ProbeKind.LIVENESS, Outcome(False), 9.0, 0.0) is young
+    assert not changes.probed(young, ProbeKind.LIVENESS, Outcome(False), 10.0, 0.0).health.is_alive
 
 
 # -- health ---------------------------------------------------------------------------------------
@@ -282,6 +372,8 @@ class Sandbox:
             self.observed = changes.killing(observed)
         elif isinstance(action, reconcile.Settle):
             self.observed = changes.settled(observed, action.event, 0.0)
+        elif isinstance(action, reconcile.CloseBreaker):
+            self.observed = changes.stable(observed)
         elif isinstance(action, reconcile.Renew):
             self.observed = changes.renewed(observed, action.order)
         else:

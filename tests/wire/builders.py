@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from hsu_core.model.errors import Fault, InvalidManifest
+from hsu_core.model.restarts import BreakerSpec, RestartPolicy, RestartSpec, RetryRule
 from hsu_core.model.spec import WorkerSpec
 from hsu_core.wire.manifest import ParsedManifest, parse_manifest
 
@@ -48,3 +49,10 @@ def only_fault(text: str, **arguments: Any) -> Fault:
     found = faults(text, **arguments)
     assert len(found) == 1, [str(fault) for fault in found]
     return found[0]
+
+
+def hsu_restart(policy: RestartPolicy, base_s: float = 5.0) -> RestartSpec:
+    """Return what HSU's defaults of context-aware restart come to."""
+    severities = (("critical", 1.0), ("emergency", 2.0), ("warning", 0.5))
+    limits = RetryRule(base_s * 2, 1.5)
+    return RestartSpec(policy, base_s, 1.5, limits=limits, breaker=BreakerSpec(retries=3), severities=severities)

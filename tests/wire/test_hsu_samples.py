@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hsu_core.model.errors import InvalidManifest
-from hsu_core.model.spec import HttpCheck, Probe, ProcessCheck, RestartPolicy, RestartSpec
-from tests.wire.builders import parse
+from hsu_core.model.spec import HttpCheck, Probe, ProcessCheck, RestartPolicy
+from tests.wire.builders import hsu_restart, parse
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -24,14 +25,14 @@ def test_the_echo_sample() -> None:
     worker = spec.workers[0]
     assert spec.app == "hsu-echotest"
     assert worker.execution.args == ("--run-duration", "0", "--memory-mb", "1")
-    assert worker.restart == RestartSpec(RestartPolicy.ALWAYS, 5.0, 1.5, max_retries=3)
+    assert worker.restart == replace(hsu_restart(RestartPolicy.ALWAYS), grace_s=30.0)
     assert worker.health.liveness == Probe(ProcessCheck(), 10.0, 5.0, 2.0, 1, 2)
     assert worker.resources.memory_bytes == 104_857_600
 
 
 def test_the_older_restart_block() -> None:
     worker = parse(read("hsu-logging-full.yaml")).spec.workers[0]
-    assert worker.restart == RestartSpec(RestartPolicy.ON_FAILURE, 5.0, 1.5, max_retries=3)
+    assert worker.restart == hsu_restart(RestartPolicy.ON_FAILURE)
     assert worker.execution.executable_path.startswith("..\\..\\")
 
 

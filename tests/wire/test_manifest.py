@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hsu_core.model.restarts import BreakerSpec, RetryRule
 from hsu_core.model.spec import (
     Affinity,
     AppSpec,
@@ -26,7 +27,7 @@ from hsu_core.model.spec import (
     TcpCheck,
     WorkerSpec,
 )
-from tests.wire.builders import manifest, parse, parse_worker, worker
+from tests.wire.builders import hsu_restart, manifest, only_fault, parse, parse_worker, worker
 
 DESIGN = """
 app: shop                       # default: the file's name
@@ -116,12 +117,43 @@ def test_numbers_in_texts_stay_as_written() -> None:
     assert again.spec == parsed.spec
 
 
+def test_hsu_restart_is_by_cause_profile_and_severity() -> None:
+    context = {
+        "default": {"max_retries": 2, "retry_delay": "1s"},
+        "health_failures": {"backoff_rate": 3},
+        "severity_multipliers": {"emergency": 4},
+        "worker_profile_multipliers": {"database": 2},
+        "startup_grace_period": "30s",
+    }
+    restart = parse_worker(unit=unit(context_aware_restart=context), profile_type="database").restart
+    assert (restart.base_s, restart.breaker) == (2.0, BreakerSpec(retries=4))
+    assert restart.health == RetryRule(2.0, 3.0)
+    assert restart.limits == RetryRule(4.0, 1.5)
+    assert restart.grace_s == 30.0
+    assert dict(restart.severities) == {"warning": 0.5, "critical": 1.0, "emergency": 4.0}
+
+
+def test_breaker_and_exit_codes() -> None:
+    body = {"breaker": {"retries": 5, "window": "1m"}, "exit_codes": {"success": [3], "final": ["64-66", 78]}}
+    restart = parse_worker(restart=body).restart
+    assert restart.breaker == BreakerSpec(5, 60.0, 300.0)
+    assert (restart.success_codes, restart.final_codes) == ((3,), (64, 65, 66, 78))
+
+
+@pytest.mark.parametrize("codes", ["x", [256], ["9-3"], [-1], [True]])
+def test_an_exit_code_that_is_none_is_refused(codes: object) -> None:
+    body = {"exit_codes": {"success": codes}}
+    assert "is not an exit code" in str(only_fault(manifest(worker(restart=body))))
+
+
 def test_hsu_restart_keys_bring_hsu_defaults() -> None:
     body = unit(restart_policy="always", context_aware_restart={"default": {"retry_delay": "2s"}})
-    assert parse_worker(unit=body).restart == RestartSpec(RestartPolicy.ALWAYS, 2.0, 1.5, max_retries=3)
+    assert parse_worker(unit=body).restart == hsu_restart(RestartPolicy.ALWAYS, 2.0)
     assert parse_worker(unit=unit(restart_policy="never")).restart == RestartSpec(RestartPolicy.NEVER)
     legacy = unit(restart={"policy": "on-failure", "max_retries": 0, "retry_delay": "90s", "backoff_rate": 3})
-    assert parse_worker(unit=legacy).restart == RestartSpec(base_s=90.0, factor=3.0, ceiling_s=90.0, max_retries=0)
+    restart = parse_worker(unit=legacy).restart
+    assert (restart.base_s, restart.factor, restart.ceiling_s, restart.max_retries) == (90.0, 3.0, 180.0, 0)
+    assert restart.breaker is None
 
 
 def test_native_restart_and_stop() -> None:
