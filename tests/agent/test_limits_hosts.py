@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from hsu_core.model.limits import (
     ProcessLimits,
 )
 from tests.agent.harness import instance, python
+from tests.support.waiting import eventually
 
 ALL = LimitsSpec(
     memory=MemoryLimits(2**26, 2**30, 0),
@@ -147,9 +149,7 @@ def groups(tmp_path: Path) -> Iterator[ControllerGroups]:
     """The groups of an agent of our own on this host."""
     found = ControllerGroups(f"test-{os.getpid()}-{time.monotonic_ns():x}", describe_host(tmp_path))
     yield found
-    deadline_s = time.monotonic() + 5
-    while not found.remove(instance()) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    asyncio.run(eventually(lambda: found.remove(instance())))
     found.close()
 
 
