@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 
 from hsu_agent import adopt
 from hsu_agent.companions import Companions
@@ -29,9 +29,10 @@ from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_agent.probes.runner import ProbeRunner
 from hsu_agent.starter import Starter
+from hsu_agent.table import Table
 from hsu_agent.timers import Sweeper
 from hsu_agent.turns import TreeEnds, Turns
-from hsu_core.model.assignment import InstanceStatus, LastExit
+from hsu_core.model.assignment import LastExit
 from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import ALIVE, ALLOWED, Operation, State
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 STEPS_LIMIT = 16
 """Most steps an instance takes in a row; more means that the plan goes in circles."""
-
-OnChange = Callable[[InstanceId], None]
 
 
 class Supervisor:
@@ -60,7 +59,6 @@ class Supervisor:
         tasks: asyncio.TaskGroup,
         companions: Companions | None = None,
     ) -> None:
-        self._node = node
         self._host = host
         self._ledger = ledger
         self._capture = capture
@@ -69,9 +67,9 @@ class Supervisor:
         self._companions = companions if companions is not None else Companions()
         self._starter = Starter(host, ledger, capture, preparer, self._companions)
         self._probes = ProbeRunner(preparer, tasks, self._on_outcome)
-        self._desired: dict[InstanceId, Desired] = {}
-        self._spec_keys: dict[InstanceId, str] = {}
-        self._observed: dict[InstanceId, Observed] = {}
+        self.table = table = Table(node)
+        self.status, self.statuses, self._put = table.status, table.statuses, table.put
+        self._desired, self._observed = table.desired, table.observed
         self._turns = Turns(self._plan)
         self.mark = self._turns.mark
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
@@ -79,7 +77,6 @@ class Supervisor:
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
-        self.on_change: OnChange = lambda instance: None
 
     # -- what others ask --------------------------------------------------------------------------
 
@@ -96,26 +93,13 @@ class Supervisor:
     @property
     def has_workers(self) -> bool:
         """Return whether any worker runs or is to run."""
-        return any(order.wants_process for order in self._desired.values()) or any(
-            found.is_alive or not found.is_tree_empty for found in self._observed.values()
-        )
-
-    def status(self, instance: InstanceId) -> InstanceStatus | None:
-        """Return what is reported of an instance, or None if it is gone."""
-        observed = self._observed.get(instance)
-        if observed is None:
-            return None
-        return changes.status_of(observed, self._desired.get(instance), self._node)
-
-    def statuses(self) -> tuple[InstanceStatus, ...]:
-        """Return what is reported of all instances."""
-        return tuple(status for found in sorted(self._observed) if (status := self.status(found)) is not None)
+        return self.table.has_workers
 
     def send_signal(self, instance: InstanceId, name: str) -> None:
         """Send a signal to a running instance. Raises NotFound, Conflict, ProcessError."""
         observed = self._observed.get(instance)
         if observed is None:
-            raise NotFound(f"signal {instance}", f"it is not on node {self._node}")
+            raise NotFound(f"signal {instance}", f"it is not on node {self.table.node}")
         is_allowed = observed.is_alive and observed.state in ALLOWED[Operation.SIGNAL]
         if observed.process is None or not is_allowed or not self._host.signal(observed.process, name):
             raise Conflict(f"signal {instance}", f"it is {observed.state} and has no process", "start it first")
@@ -126,7 +110,7 @@ class Supervisor:
         """Obey an order from now on. The caller has written it to the ledger."""
         instance = order.assignment.instance
         self._desired[instance] = order
-        self._spec_keys[instance] = spec_key
+        self.table.spec_keys[instance] = spec_key
         self.mark(instance)
 
     def drop_order(self, instance: InstanceId) -> None:
@@ -137,13 +121,13 @@ class Supervisor:
     def load(self) -> None:
         """Take over what an earlier agent left: orders from the ledger, processes by their identity."""
         remembered = self._ledger.remembered()
-        self._desired = dict(remembered.orders)
-        self._spec_keys |= {instance: order.spec.key for instance, order in remembered.orders.items()}
+        self._desired.update(remembered.orders)
+        self.table.spec_keys |= {instance: order.spec.key for instance, order in remembered.orders.items()}
         taken = adopt.take_over(remembered, self._host.find_marked(), self._host.boot_id)
         for instance, observed in taken.observed.items():
             self._observed[instance] = observed
             if observed.order is not None:
-                self._spec_keys.setdefault(instance, observed.order.spec.key)
+                self.table.spec_keys.setdefault(instance, observed.order.spec.key)
         for instance, process in taken.processes.items():
             self._adopt(self._observed[instance], process)
         self._strays = taken.strays
@@ -180,7 +164,7 @@ class Supervisor:
                 continue  # it is ordered, and we could not read how: leave it running
             adopted = adopt.adopt_stray(instance, order, self._strays[instance]) if order is not None else None
             if order is not None and adopted is not None and observed.process is None:
-                spec_key = self._spec_keys.get(instance, order.spec.key)
+                spec_key = self.table.spec_key(instance, order)
                 self._ledger.put_intent(Run(instance, adopted[1].run, order, spec_key))
                 self._adopt(*adopted)
             log.warning("%s was not in the ledger: %s", instance, "adopted" if adopted else "its processes are ended")
@@ -190,8 +174,7 @@ class Supervisor:
 
     def _attach(self, instance: InstanceId) -> None:
         """Drain the pipes of an instance; its first start tells if that fails."""
-        observed, desired = self._observed.get(instance), self._desired.get(instance)
-        order = observed.order if observed is not None and observed.order is not None else desired
+        order = self.table.order_of(instance)
         if order is not None:
             self._starter.attach(instance, order)
 
@@ -258,14 +241,6 @@ class Supervisor:
                 self._apply(action)
         raise Bug(f"settle {instance}", f"its plan went on for {STEPS_LIMIT} steps")
 
-    def _put(self, observed: Observed) -> None:
-        """Hold the new value of an instance; tell the reporter if it shows."""
-        before = self._observed.get(observed.instance)
-        self._observed[observed.instance] = observed
-        if before is None or before.state is not observed.state or before.is_alive != observed.is_alive:
-            log.debug("%s is %s %s", observed.instance, observed.state, observed.reason)
-        self.on_change(observed.instance)
-
     def _apply(self, action: reconcile.Action) -> None:
         instance, at = action.instance, time.time()
         if isinstance(action, reconcile.Register):
@@ -293,7 +268,7 @@ class Supervisor:
         instance = observed.instance
         started_s = time.monotonic()
         try:
-            process = self._starter.start(observed, order, self._spec_keys.get(instance, order.spec.key))
+            process = self._starter.start(observed, order, self.table.spec_key(instance, order))
         except (HsuError, OSError) as error:
             log.warning("%s: %s", instance, error)
             self._metrics.spawn_failures.inc()
@@ -357,22 +332,21 @@ class Supervisor:
         instance = observed.instance
         renewed = changes.renewed(observed, order)
         self._put(renewed)
-        self._ledger.put_order_of_run(instance, order, self._spec_keys.get(instance, order.spec.key))
+        self._ledger.put_order_of_run(instance, order, self.table.spec_key(instance, order))
         self._attach(instance)
         if renewed.is_alive and renewed.process is not None:
             self._companions.started(instance, order, renewed.process)
         self._run_probes(renewed)
 
     def _forget(self, instance: InstanceId) -> None:
-        del self._observed[instance]
-        self._spec_keys.pop(instance, None)
+        self.table.remove(instance)
         self._probes.stop(instance)
         self._capture.detach(instance)
         self._companions.forgotten(instance)
         self._ledger.forget(instance)
         self._sweeper.add(instance)
         self._forgotten.wake()
-        self.on_change(instance)
+        self.table.tell(instance)
 
     def _remove(self, instance: InstanceId) -> None:
         """Remove folders and cgroup of an instance, unless it has come back meanwhile."""

@@ -98,7 +98,7 @@ class Sync:
         self._obedience = Obedience(supervisor, ledger)
         self.obey = self._obedience.obey
         self._is_stopping_workers = False
-        supervisor.on_change = self._note_change
+        supervisor.table.listeners.append(self._note_change)
 
     def _note_change(self, instance: InstanceId) -> None:
         self._changed.add(instance)
