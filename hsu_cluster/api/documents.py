@@ -110,6 +110,7 @@ def _instance(instance: InstanceId, node: str | None, state: State, reason: str)
         "app_revision": 0,
         "epoch": 0,
         "restarts": 0,
+        "breaker": "closed",
         "last_exit": None,
         "ports": {},
         "started_at": None,
@@ -126,6 +127,7 @@ def _describe(document: InstanceDocument, status: InstanceStatus) -> None:
     document["pid"] = status.pid
     document["app_revision"] = status.revision or document["app_revision"]
     document["restarts"] = status.restarts
+    document["breaker"] = status.breaker or "closed"
     document["last_exit"] = _last_exit(status.last_exit)
     document["ports"] = dict(status.ports) or document["ports"]
     document["started_at"] = status.started_at

@@ -115,6 +115,7 @@ def instance_details(instance: InstanceDocument, events: Sequence[EventDocument]
             ("Ports", ports_text(instance["ports"])),
             ("Started", _when(instance["started_at"], now)),
             ("Restarts", instance["restarts"]),
+            *([("Breaker", instance["breaker"])] if instance["breaker"] != "closed" else []),
             ("Last exit", exit_text(instance["last_exit"], now)),
             ("Revision", instance["app_revision"]),
             ("Epoch", instance["epoch"]),

@@ -47,7 +47,7 @@ class LastExitDocument(TypedDict):
 class InstanceDocument(TypedDict):
     """One slot of a worker. `node` null and `state` "registered": not placed, `reason` says why.
 
-    `operations`: what can be asked of it in this state (start, stop, restart, remove, signal).
+    `breaker`: where the breaker of its restarts stands (closed, open, half-open). `operations`: what can be asked of it in this state (start, stop, restart, remove, signal).
     """
 
     id: str
@@ -62,6 +62,7 @@ class InstanceDocument(TypedDict):
     app_revision: int
     epoch: int
     restarts: int
+    breaker: str
     last_exit: LastExitDocument | None
     ports: dict[str, int]
     started_at: float | None

@@ -143,6 +143,7 @@ def bounded(status: InstanceStatus) -> InstanceStatus:
         spec_hash=status.spec_hash[:TEXT_LIMIT],
         ports=status.ports[:PORTS_LIMIT],
         busy_ports=status.busy_ports[:PORTS_LIMIT],
+        breaker=status.breaker[:TEXT_LIMIT],
         last_exit=None
         if last is None
         else LastExit(last.code, last.signal and last.signal[:TEXT_LIMIT], last.at, last.reason[:TEXT_LIMIT]),

@@ -25,6 +25,7 @@ def instance(name: str = "shop/web.0", **fields: Any) -> Any:
         "app_revision": 3,
         "epoch": 17,
         "restarts": 0,
+        "breaker": "closed",
         "last_exit": None,
         "ports": {"http": 20000 + int(slot)},
         "started_at": NOW - 95,
