@@ -47,7 +47,8 @@ class LastExitDocument(TypedDict):
 class InstanceDocument(TypedDict):
     """One slot of a worker. `node` null and `state` "registered": not placed, `reason` says why.
 
-    `breaker`: where the breaker of its restarts stands (closed, open, half-open). `operations`: what can be asked of it in this state (start, stop, restart, remove, signal).
+    `breaker`: where the breaker of its restarts stands (closed, open, half-open).
+    `operations`: what can be asked of it in this state (start, stop, restart, remove, signal).
     """
 
     id: str

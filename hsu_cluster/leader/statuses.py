@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
+from hsu_cluster.planning.happenings import Happening, happening
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.errors import HsuError, StoreError
 from hsu_core.model.ids import SLOT_LIMIT, InstanceId, is_name
@@ -31,6 +32,10 @@ PORTS_LIMIT = 64
 """Ports kept of a status; no worker has as many."""
 
 
+EVENTS_LIMIT = 50
+"""Most events of one write; the rest is counted in one more."""
+
+
 class StatusBook:
     """Observations that wait to be written, for one leadership."""
 
@@ -40,6 +45,8 @@ class StatusBook:
         self._clock = clock
         self._pending: dict[str, Operation] = {}
         self._writing: dict[str, Operation] = {}
+        self._latest: dict[str, InstanceStatus] = {}
+        self._happenings: list[tuple[InstanceStatus, Happening]] = []
         self._wake = Wake()
 
     @property
@@ -84,7 +91,7 @@ class StatusBook:
         while True:
             await self._wake.wait()
             while self._pending:
-                self._writing, self._pending = self._pending, {}
+                self._writing, self._pending = self._pending | self._take_events(), {}
                 try:
                     await self._write(self._writing)
                 except StoreError:
@@ -121,10 +128,36 @@ class StatusBook:
         is_known = known is not None and replace(known, changed_at=status.changed_at) == status
         if is_known and key not in self._pending and key not in self._writing:
             return  # said again after a reconnect: `changed_at` keeps telling when it became so
+        before = self._latest.get(key, known)
+        self._latest[key] = status
+        found = happening(before, status) if status.state is not State.UNKNOWN else None
+        if found is not None:
+            self._happenings.append((status, found))
         self._queue(Put(key, encode(status)))
+
+    def _take_events(self) -> dict[str, Operation]:
+        """Return the events of what happened since the last write: a host that falls must not become a flood."""
+        told, self._happenings = self._happenings, []
+        events = [
+            self._writer.event(
+                found.code,
+                status.instance.short,
+                found.text,
+                namespace=status.instance.namespace,
+                app=status.instance.app,
+                node=status.node,
+            )
+            for status, found in told[:EVENTS_LIMIT]
+        ]
+        if len(told) > EVENTS_LIMIT:
+            text = f"{len(told) - EVENTS_LIMIT} more instances changed in the same moment"
+            events.append(self._writer.event("ManyChanges", "instances", text))
+        return {event.key: event for event in events}
 
     def _queue(self, operation: Put | Delete) -> None:
         self._pending.pop(operation.key, None)
+        if isinstance(operation, Delete):
+            self._latest.pop(operation.key, None)
         self._pending[operation.key] = operation
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import aiohttp
 import pytest
 
 from hsu_cluster.daemon import run_master
+from hsu_core.model.assignment import LastExit
 from hsu_core.model.errors import StoreInUse
+from hsu_core.model.lifecycle import State
 from hsu_core.wire.codec import encode
 from hsu_core.wire.frames import Beat, BeatAck, Goodbye, Orders, Refuse, Report, Welcome
 from tests.leader.harness import Master, manifest, running_master, settings, until
@@ -53,6 +56,37 @@ def test_an_agent_is_given_its_own_assignments_only(tmp_path: Path) -> None:
             assert not first.assigned.keys() & second.assigned.keys()
 
     run(tmp_path, act)
+
+
+def test_what_happens_to_an_instance_is_told_as_an_event_and_a_host_that_falls_is_no_flood(tmp_path: Path) -> None:
+    async def act(master: Master) -> None:
+        async with master.agent("node-a") as agent, master.client() as client:
+            await agent.join()
+            await client.deploy("default", "shop", manifest("shop", 60))
+            await agent.run_everything(60)
+            fallen = [
+                replace(
+                    agent.status(assignment, State.RESTARTING),
+                    last_exit=LastExit(1),
+                    reason="ended with code 1; starts again in 0.5 s",
+                )
+                for assignment in agent.assigned.values()
+            ]
+            await until("all run", lambda: _all_in(master, "running"))
+            await agent.send(Report(tuple(fallen)))
+
+            async def codes() -> list[str]:
+                found = [event["code"] for event in (await client.events(limit=500))["items"]]
+                return found if "ManyChanges" in found else []
+
+            found = await until("the events", codes)
+            assert found.count("InstanceEnded") == 50
+
+    run(tmp_path, act)
+
+
+async def _all_in(master: Master, state: str) -> bool:
+    return {item["state"] for item in await _instances(master)} == {state}
 
 
 def test_a_changed_worker_comes_with_a_higher_epoch_and_a_removed_one_is_named(tmp_path: Path) -> None:
