@@ -22,10 +22,13 @@ from pathlib import Path
 from hsu_agent.companions import Companions
 from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
 from hsu_agent.host.base import Host
+from hsu_agent.host.controllers import ControllerGroups, describe_host
 from hsu_agent.host.linux import LinuxHost
 from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger
+from hsu_agent.limits.enforcer import LimitKeeper
+from hsu_agent.limits.usage import UsageBook
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
@@ -92,6 +95,20 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
             tasks=tasks,
             companions=companions,
         )
+        groups = ControllerGroups(ledger.agent, describe_host(settings.data_dir))
+        book = UsageBook(ledger.agent, groups, lambda: supervisor.observed)
+        limits = LimitKeeper(
+            groups=groups,
+            host=host,
+            book=book,
+            data_dir=settings.data_dir,
+            metrics=metrics,
+            tasks=tasks,
+            fault=supervisor.fault,
+            worker_files_limit=limit,
+        )
+        companions.add(limits)
+        metrics.observe_use(book.latest)
         metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
         sync = Sync(
             settings=settings,
@@ -110,6 +127,7 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
         if settings.kill_workers_on_stop:
             await _stop_workers(supervisor)
         supervisor.close()
+        limits.close()
 
 
 async def _stop_workers(supervisor: Supervisor) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hsu_agent.planning.health import ProbeKind
+from hsu_agent.planning.limits import Usage
 from hsu_agent.planning.observed import Observed
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
@@ -22,6 +23,10 @@ SPAWN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0)
 
 ANSWER_S = 5.0
 """Longest that one request for figures may take."""
+
+
+INSTANCES_SHOWN = 1000
+"""Most instances with figures of their own: every one is a handful of series for whoever collects them."""
 
 
 class AgentMetrics:
@@ -39,6 +44,10 @@ class AgentMetrics:
         self.loop_lag_seconds = Gauge(
             "hsu_agent_loop_lag_seconds", "How late the last heartbeat was sent", registry=self.registry
         )
+        self.oom_kills = self._counter("oom_kills", "Workers that the kernel killed at their limit of memory")
+        self._limits = Counter(
+            "hsu_agent_limit_measures", "What was done about limits", ["limit", "measure"], registry=self.registry
+        )
         self._probes = Counter("hsu_agent_probes", "Checks made", ["kind", "outcome"], registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
@@ -48,11 +57,19 @@ class AgentMetrics:
         """Count one check."""
         self._probes.labels(str(kind), "passed" if is_passed else "failed").inc()
 
+    def count_limit(self, limit: str, measure: str) -> None:
+        """Count one measure about a limit, such as `memory.max_rss`."""
+        self._limits.labels(limit, str(measure)).inc()
+
     def observe_agent(
         self, observed: Callable[[], Mapping[InstanceId, Observed]], log_bytes: Callable[[], tuple[int, int]]
     ) -> None:
         """Read instances and log bytes (written, dropped) whenever the figures are asked for."""
         self.registry.register(_Live(observed, log_bytes))
+
+    def observe_use(self, latest: Callable[[], Mapping[InstanceId, Usage]]) -> None:
+        """Read the latest samples of workers whenever the figures are asked for."""
+        self.registry.register(_Use(latest))
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' text form."""
@@ -78,6 +95,30 @@ class _Live(Collector):
         written, dropped = self._log_bytes()
         yield CounterMetricFamily("hsu_agent_log_bytes", "Bytes of worker output written", value=written)
         yield CounterMetricFamily("hsu_agent_log_dropped_bytes", "Bytes of output the disk refused", value=dropped)
+
+
+class _Use(Collector):
+    """What the sampled workers use, the first `INSTANCES_SHOWN` by name."""
+
+    def __init__(self, latest: Callable[[], Mapping[InstanceId, Usage]]) -> None:
+        self._latest = latest
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families."""
+        latest = self._latest()
+        shown = [(found, latest[found]) for found in sorted(latest)[:INSTANCES_SHOWN]]
+        figures: tuple[tuple[str, str, Callable[[Usage], float]], ...] = (
+            ("cpu_percent", "Processor use, 100 is one processor", lambda usage: usage.cpu_percent),
+            ("memory_bytes", "Resident memory of all its processes", lambda usage: usage.memory_bytes),
+            ("processes", "Processes", lambda usage: usage.processes),
+            ("read_bps", "Bytes read from disks a second", lambda usage: usage.read_bps),
+            ("write_bps", "Bytes written to disks a second", lambda usage: usage.write_bps),
+        )
+        for name, text, value in figures:
+            family = GaugeMetricFamily(f"hsu_agent_instance_{name}", text, labels=["instance"])
+            for instance, usage in shown:
+                family.add_metric([str(instance)], value(usage))
+            yield family
 
 
 async def serve_metrics(metrics: AgentMetrics, listen: Listen) -> asyncio.Server:

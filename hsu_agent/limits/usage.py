@@ -50,6 +50,8 @@ class _Counted:
     write_bytes: int = 0
     read_ops: int = 0
     write_ops: int = 0
+    largest_bytes: int = 0
+    """Resident memory of the process that has the most: the group may not count what it had before it joined."""
 
 
 class History:
@@ -139,13 +141,13 @@ class UsageBook:
             return {instance: pids for instance, pids in found.items() if pids is not None}
         sessions = _sessions()
         return {
-            instance: pids if pids is not None else sessions.get(processes[instance].pid, [processes[instance].pid])
+            instance: sessions.get(processes[instance].pid, [processes[instance].pid]) if pids is None else pids
             for instance, pids in found.items()
         }
 
     def _members(self, instance: InstanceId, process: Process) -> list[int] | None:
-        if not self._unified:
-            return None
+        if not self._unified or not process.is_enrolled:
+            return None  # its first children may be outside of its group
         try:
             pids = [int(pid) for pid in _read(f"{self._unified}/{group_name(instance)}/cgroup.procs").split()]
         except (OSError, ValueError):
@@ -179,7 +181,9 @@ class UsageBook:
         usage = replace(
             usage,
             cpu_s=cpu_s,
-            memory_bytes=usage.memory_bytes if figures.memory_bytes is None else figures.memory_bytes,
+            memory_bytes=max(figures.memory_bytes, counted.largest_bytes)
+            if figures.memory_bytes is not None
+            else usage.memory_bytes,
             threads=usage.threads if figures.processes is None else figures.processes,
             read_bytes=counted.read_bytes,
             write_bytes=counted.write_bytes,
@@ -215,12 +219,14 @@ def _add_process(usage: Usage, counted: _Counted, pid: int) -> Usage:
         counted.write_bytes += int(numbers[b"write_bytes"])
         counted.read_ops += int(numbers[b"syscr"])
         counted.write_ops += int(numbers[b"syscw"])
+    resident_bytes = int(fields[21]) * PAGE_BYTES
+    counted.largest_bytes = max(counted.largest_bytes, resident_bytes)
     return replace(
         usage,
         processes=usage.processes + 1,
         threads=usage.threads + int(fields[17]),
         virtual_bytes=max(usage.virtual_bytes, int(fields[20])),
-        memory_bytes=usage.memory_bytes + int(fields[21]) * PAGE_BYTES,
+        memory_bytes=usage.memory_bytes + resident_bytes,
     )
 
 

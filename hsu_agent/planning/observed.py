@@ -345,7 +345,7 @@ def _has_process(observed: Observed) -> bool:
 def describe_exit(last_exit: LastExit) -> str:
     """Return the sentence about how a process ended."""
     if last_exit.signal is not None:
-        return f"was ended by {last_exit.signal}"
+        return last_exit.reason or f"was ended by {last_exit.signal}"
     if last_exit.code is not None:
         return f"ended with code {last_exit.code}"
     return last_exit.reason or "ended while nobody could see its exit code"

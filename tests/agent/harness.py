@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hsu_agent.host.cgroup import find_mount
+from hsu_agent.host.controllers import describe_host
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.order import OrderSpec
@@ -122,6 +123,10 @@ class AgentProcess:
 
 def remove_cgroups(agent: str) -> None:
     """Remove the empty cgroups that an agent left because it was killed."""
+    for _, controller in describe_host(Path("/")).controllers:
+        for path in [*Path(controller.folder, f"hsu-{agent}").glob("*/"), Path(controller.folder, f"hsu-{agent}")]:
+            with contextlib.suppress(OSError):
+                path.rmdir()
     mount = find_mount(Path("/proc/self/mountinfo").read_text())
     if mount is None:
         return
