@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Protocol
 
-from hsu_agent.host.base import Host
 from hsu_agent.host.controllers import ControllerGroups
 from hsu_agent.planning.observed import Process
 from hsu_core.model.errors import ProcessError
@@ -19,10 +19,17 @@ LEAST_MILLI = 20
 """Nobody is slowed to a standstill: it must be able to end."""
 
 
+class Signals(Protocol):
+    """The part of a `Host` that is needed here."""
+
+    def signal(self, process: Process, name: str) -> bool:
+        """Send a signal to the group of a process; False if it has ended. Raises ProcessError."""
+
+
 class Throttles:
     """The workers that are slowed now."""
 
-    def __init__(self, groups: ControllerGroups, host: Host, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, groups: ControllerGroups, host: Signals, tasks: asyncio.TaskGroup) -> None:
         self._groups = groups
         self._host = host
         self._tasks = tasks
