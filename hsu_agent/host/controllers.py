@@ -243,8 +243,12 @@ class ControllerGroups:
         left = set[str]()
         for name in self._made.get(instance, frozenset()):
             path, controller = self.path(name, instance), self.layout.controller(name)
-            if path is None or controller is None or path.startswith(f"{self.layout.unified_folder}/"):
-                continue  # the v2 group is the one in which the worker lives, and goes with it
+            if (
+                path is None
+                or controller is None
+                or (controller.version == 2 and os.path.exists(f"{path}/cgroup.kill"))
+            ):
+                continue  # it is the group by which the worker is ended (`CgroupTree`), and is removed there
             try:
                 os.rmdir(path)
             except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,6 +13,9 @@ T = TypeVar("T")
 PAUSE_S = 0.01
 """Between two looks; short against everything that is waited for."""
 
+PATIENCE = float(os.environ.get("HSU_TEST_PATIENCE", "1"))
+"""By how much all waits are longer: in an emulated machine everything takes ten times as long."""
+
 
 def _last(condition: Callable[[], T]) -> str:
     return f"still {condition()!r}"
@@ -19,7 +23,7 @@ def _last(condition: Callable[[], T]) -> str:
 
 async def eventually(condition: Callable[[], T], *, within_s: float = 20.0, why: str = "") -> T:
     """Return the first true value of `condition`; fail the test if there is none within `within_s`."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + within_s * PATIENCE
     while True:
         found = condition()
         if found:
