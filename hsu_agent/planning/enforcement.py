@@ -7,7 +7,7 @@ limits are set. `hsu_agent.host.controllers` finds the layout of this host.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hsu_core.model.limits import LimitPolicy, LimitsSpec
@@ -60,11 +60,12 @@ class HostLayout:
 
 @dataclass(frozen=True, slots=True)
 class FieldSupport:
-    """One stated limit on one host. `reason` says why it is not held better."""
+    """One stated limit on one host. `reason` says why it is not held better; `limit` is what the manifest states."""
 
     name: str
     how: Enforcement
     reason: str = ""
+    limit: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.name}: {self.how}" + (f" ({self.reason})" if self.reason else "")
@@ -107,8 +108,11 @@ def is_held(name: str, policy: LimitPolicy | None) -> bool:
 
 def enforcement(limits: LimitsSpec, host: HostLayout) -> tuple[FieldSupport, ...]:
     """Return how each stated limit is held on a host, in the order of the manifest."""
-    found = (_support(name, value, limits.policy_of(name), host) for name, value in limits.stated())
-    return tuple(_swap_alone(support, limits) for support in found)
+    found = []
+    for name, value in limits.stated():
+        support = _support(name, value, limits.policy_of(name), host)
+        found.append(replace(_swap_alone(support, limits), limit=float(value)))
+    return tuple(found)
 
 
 def needed_controllers(limits: LimitsSpec) -> frozenset[str]:

@@ -7,7 +7,7 @@ holds are only warned of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -127,26 +127,24 @@ def check_interval_s(limits: LimitsSpec) -> float:
     return min((value for value in stated if value is not None), default=CHECK_S)
 
 
-def value_of(name: str, usage: Usage) -> float | None:
-    """Return what a worker uses of what a limit is about, in the unit of the limit; None: it was not looked at."""
-    values: Mapping[str, float | None] = {
-        "memory.max_rss": usage.memory_bytes,
-        "memory.max_virtual": usage.virtual_bytes,
-        "cpu.max_cores": usage.cpu_percent * 10,
-        "cpu.max_percent": usage.cpu_percent,
-        "cpu.max_time": usage.cpu_s,
-        "io.max_read_bps": usage.read_bps,
-        "io.max_write_bps": usage.write_bps,
-        "io.max_read_ops": usage.read_ops,
-        "io.max_write_ops": usage.write_ops,
-        "process.max_processes": usage.threads,
-        "process.max_file_descriptors": usage.descriptors,
-        "process.max_child_processes": usage.processes - 1,
-        "network.max_connections": usage.connections,
-        "storage.max_log_size": usage.log_bytes,
-        "storage.max_temporary_size": usage.temporary_bytes,
-    }
-    return values.get(name)
+_VALUES: Mapping[str, Callable[[Usage], float | None]] = {
+    "memory.max_rss": lambda usage: usage.memory_bytes,
+    "memory.max_virtual": lambda usage: usage.virtual_bytes,
+    "cpu.max_cores": lambda usage: usage.cpu_percent * 10,
+    "cpu.max_percent": lambda usage: usage.cpu_percent,
+    "cpu.max_time": lambda usage: usage.cpu_s,
+    "io.max_read_bps": lambda usage: usage.read_bps,
+    "io.max_write_bps": lambda usage: usage.write_bps,
+    "io.max_read_ops": lambda usage: usage.read_ops,
+    "io.max_write_ops": lambda usage: usage.write_ops,
+    "process.max_processes": lambda usage: usage.threads,
+    "process.max_file_descriptors": lambda usage: usage.descriptors,
+    "process.max_child_processes": lambda usage: usage.processes - 1,
+    "network.max_connections": lambda usage: usage.connections,
+    "storage.max_log_size": lambda usage: usage.log_bytes,
+    "storage.max_temporary_size": lambda usage: usage.temporary_bytes,
+}
+"""What a worker uses of what a limit is about, in the unit of the limit; None: it was not looked at."""
 
 
 def judge(
@@ -159,12 +157,12 @@ def judge(
     """
     remembered: dict[str, Watch] = {}
     decisions: list[Decision] = []
-    limit_of = dict(limits.stated())
     for support in held:
-        value = value_of(support.name, usage)
+        value_of = _VALUES.get(support.name)
+        value = value_of(usage) if value_of is not None else None
         if value is None or support.how in (Enforcement.NONE, Enforcement.UNSUPPORTED):
             continue
-        limit = limit_of[support.name] * (factor if _is_adjustable(support.name, limits) else 1.0)
+        limit = support.limit * (factor if _is_adjustable(support.name, limits) else 1.0)
         watch = watches.get(support.name, Watch())
         watch, found = _judge_one(support, limits, limit, value, watch, usage.at_s)
         remembered[support.name] = watch
@@ -186,8 +184,11 @@ def _judge_one(
     support: FieldSupport, limits: LimitsSpec, limit: float, value: float, watch: Watch, now_s: float
 ) -> tuple[Watch, list[Decision]]:
     name, found = support.name, list[Decision]()
-    text = f"uses {_shown(name, value)}, its limit is {_shown(name, limit)} (limits.{name})"
     watch, is_warned = _warn(limits, name, 100.0 * value / limit if limit else 0.0, watch)
+    is_calm = not is_warned and watch.throttled_until_s is None and watch.over_since_s is None and value <= limit
+    if is_calm:
+        return watch, found  # nearly every sample of nearly every worker
+    text = f"uses {_shown(name, value)}, its limit is {_shown(name, limit)} (limits.{name})"
     if is_warned:
         found.append(Decision(Measure.WARN, name, text))
     if watch.throttled_until_s is not None and now_s >= watch.throttled_until_s:
@@ -226,7 +227,7 @@ def _warn(limits: LimitsSpec, name: str, percent: float, watch: Watch) -> tuple[
     """Return the watch, and whether there is a warning: once, until the value has fallen again."""
     threshold: float = getattr(limits, name.partition(".")[0]).warning_threshold_percent
     if percent < threshold - CALM_PERCENT:
-        return replace(watch, is_warned=False), False
+        return replace(watch, is_warned=False) if watch.is_warned else watch, False
     if percent < threshold or watch.is_warned or not threshold or not limits.monitoring.is_alerting:
         return watch, False
     return replace(watch, is_warned=True), True
