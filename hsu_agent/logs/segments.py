@@ -14,6 +14,8 @@ import termios
 import time
 from pathlib import Path
 
+from hsu_agent.logs.index import IndexWriter, index_path
+
 LINE_LIMIT_BYTES = 1024 * 1024
 """A segment that has grown this much beyond its size with no line end is cut in the middle of the line."""
 
@@ -42,6 +44,7 @@ class Segments:
         self.written_bytes = 0
         self.dropped_bytes = 0
         self._untold_bytes = 0
+        self._index = IndexWriter(str(path))
 
     def limit(self, segment_bytes: int, segments: int) -> None:
         """Use other sizes from now on."""
@@ -58,6 +61,7 @@ class Segments:
                 self._open()
             if self._untold_bytes:
                 self._tell_gap()
+            self._index.note(self._size)
             if self._can_splice and self._size < self._segment_bytes:
                 return self._splice(pipe)
         except OSError as error:
@@ -112,7 +116,9 @@ class Segments:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(self._path, flags, 0o600)
+        found = os.fstat(self._descriptor)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._index.begin(found.st_ino, is_new=not self._size)
 
     def _rotate(self) -> None:
         os.close(self._descriptor)
@@ -120,15 +126,22 @@ class Segments:
         oldest = self._segments - 1
         for path, number in segment_files(self._path):
             if number >= max(oldest, 1):
-                path.unlink(missing_ok=True)
+                self._remove(path)
         for number in range(oldest - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         if oldest:
             os.replace(self._path, f"{self._path}.1")
         else:
-            self._path.unlink(missing_ok=True)
+            self._remove(self._path)
         self._open()
+
+    def _remove(self, path: Path) -> None:
+        """Remove a segment and its index."""
+        with contextlib.suppress(FileNotFoundError):
+            inode = os.lstat(path).st_ino
+            path.unlink()
+            os.unlink(index_path(str(self._path), inode))
 
     def _refused(self, error: OSError, payload: bytes) -> int:
         self._why = error.strerror or str(error)

@@ -1,0 +1,271 @@
+"""Streams of an instance read line by line and merged in time order: the tail, since a time, and what is added.
+
+Each line has the time at which its first byte came in (`hsu_agent.logs.index`), so lines of different streams that
+came within the same twentieth of a second may change places; those of one stream never do.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from hsu_agent.logs.index import IndexReader, index_path
+from hsu_agent.logs.read import BLOCK_BYTES, TAIL_LIMIT_BYTES
+from hsu_agent.logs.segments import segment_files
+
+Line = tuple[float, str, bytes]
+"""When it came in (seconds since 1970), its stream, its bytes without the line end."""
+
+LINE_LIMIT_BYTES = 1024 * 1024
+"""A longer line is handed out in pieces of this size."""
+
+TURN_LINES = 10_000
+"""Most lines that one call of `more` returns."""
+
+ALL_LINES = -1
+
+
+class LineCursor:
+    """Stands in one stream and hands out its lines. Close it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.name.removesuffix(".log")
+        self._descriptor = -1
+        self._index: IndexReader | None = None
+        self._offset = 0
+        self._pending = b""
+        self._pending_at = 0.0
+
+    def place(self, lines: int, since_at: float | None) -> None:
+        """Stand `lines` lines before the end (ALL_LINES: at the start), and not before `since_at`."""
+        files = _files(self._path)
+        if not files:
+            return
+        left, start = lines, (0, 0)
+        if lines >= 0:
+            start = (len(files) - 1, 0)
+            budget = TAIL_LIMIT_BYTES
+            for number in range(len(files) - 1, -1, -1):
+                offset, left, budget = _back(files[number], left, budget)
+                start = (number, offset)
+                if left <= 0 or budget <= 0:
+                    break
+        number, offset = start
+        if since_at is not None:
+            while number < len(files) - 1 and _changed_at(files[number]) < since_at:
+                number, offset = number + 1, 0
+        if self._open(files[number]):
+            self._offset = offset
+            if since_at is not None and self._index is not None:
+                self._skip_to(max(offset, self._index.offset_of(since_at)))
+
+    def _skip_to(self, offset: int) -> None:
+        """Stand at the first line that starts at `offset` or later."""
+        if offset > self._offset:
+            self._offset = offset - 1
+            while block := os.pread(self._descriptor, BLOCK_BYTES, self._offset):
+                end = block.find(b"\n")
+                self._offset += end + 1 if end >= 0 else len(block)
+                if end >= 0:
+                    return
+
+    def seek(self, inode: int, offset: int) -> bool:
+        """Stand where an earlier cursor stood; return False if that segment is gone."""
+        for path in _files(self._path):
+            if _identity_of(path) == inode and self._open(path):
+                self._offset = offset
+                return True
+        return False
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return (inode of the segment, offset behind the last whole line); (0, 0) before the first output."""
+        if self._descriptor < 0:
+            return 0, 0
+        return os.fstat(self._descriptor).st_ino, self._offset - len(self._pending)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the whole lines that are there now."""
+        while block := self._block():
+            start = self._offset - len(block)
+            text = self._pending + block
+            base = start - len(self._pending)
+            begin = 0
+            first_at = self._pending_at if self._pending else self._at(base)
+            while (end := text.find(b"\n", begin)) >= 0:
+                at = first_at if begin == 0 else self._at(base + begin)
+                self._pending = text[end + 1 :] if text.find(b"\n", end + 1) < 0 else b""
+                self._pending_at = self._at(base + end + 1)
+                yield at, self._stream, text[begin:end]
+                begin = end + 1
+            self._pending = text[begin:]
+            self._pending_at = first_at if begin == 0 else self._at(base + begin)
+            if len(self._pending) >= LINE_LIMIT_BYTES:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[Line]:
+        """Yield the line that has not ended yet, if there is one."""
+        if self._pending:
+            pending, self._pending = self._pending, b""
+            yield self._pending_at, self._stream, pending
+
+    def _at(self, offset: int) -> float:
+        return self._index.at(max(0, offset)) if self._index is not None else 0.0
+
+    def _block(self) -> bytes:
+        if self._descriptor < 0:
+            files = _files(self._path)
+            if not files or not self._open(files[0]):
+                return b""
+        while True:
+            if self._index is not None:
+                self._index.refresh()
+            block = os.pread(self._descriptor, BLOCK_BYTES, self._offset)
+            if block:
+                self._offset += len(block)
+                return block
+            following = self._following()
+            if following is None or not self._open(following):
+                return b""
+
+    def _following(self) -> Path | None:
+        ours = os.fstat(self._descriptor).st_ino
+        files = _files(self._path)
+        for number, path in enumerate(files):
+            if _identity_of(path) == ours:
+                return files[number + 1] if number + 1 < len(files) else None
+        return files[0] if files else None  # ours was removed: on with the oldest
+
+    def _open(self, path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        found = os.fstat(descriptor)
+        index = IndexReader(index_path(str(self._path), found.st_ino), found.st_mtime)
+        self.close()
+        index.refresh()
+        self._descriptor, self._index, self._offset = descriptor, index, 0
+        return True
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+
+class MergedFollower:
+    """First the tail, then what is added: call `more` again and again. Close it."""
+
+    def __init__(self, log_folder: Path, streams: Sequence[str], lines: int = 0, since_at: float | None = None) -> None:
+        self._lines, self._since_at, self._is_first = lines, since_at, True
+        self._cursors = [LineCursor(log_folder / f"{stream}.log") for stream in streams]
+        for cursor in self._cursors:
+            cursor.place(lines, since_at)
+
+    def more(self) -> list[Line]:
+        """Return whole lines not returned before, in time order; empty when there is nothing more now.
+
+        The first call returns the tail: at most `lines` lines (ALL_LINES: up to TURN_LINES at once).
+        """
+        merged = heapq.merge(*(cursor.lines() for cursor in self._cursors), key=_time)
+        chosen = (line for line in merged if self._since_at is None or line[0] >= self._since_at)
+        if self._is_first and self._lines >= 0:
+            self._is_first = False
+            return list(deque(chosen, maxlen=self._lines))
+        self._is_first = False
+        return sorted(
+            (line for cursor in self._cursors for line in islice(self._chosen(cursor), TURN_LINES)), key=_time
+        )
+
+    def _chosen(self, cursor: LineCursor) -> Iterator[Line]:
+        return (line for line in cursor.lines() if self._since_at is None or line[0] >= self._since_at)
+
+    def close(self) -> None:
+        """Close the files."""
+        for cursor in self._cursors:
+            cursor.close()
+
+
+def merged_tail(log_folder: Path, streams: Sequence[str], lines: int, since_at: float | None) -> Iterator[Line]:
+    """Yield the last `lines` lines (ALL_LINES: all) of these streams of an instance, in time order.
+
+    `log_folder` holds `stdout.log` and `stderr.log`; `since_at` (seconds since 1970) leaves out what is older.
+    A last line without an end counts as a line.
+    """
+    cursors = [LineCursor(log_folder / f"{stream}.log") for stream in streams]
+    try:
+        for cursor in cursors:
+            cursor.place(lines, since_at)
+        merged = heapq.merge(*(_to_the_end(cursor) for cursor in cursors), key=_time)
+        chosen = (line for line in merged if since_at is None or line[0] >= since_at)
+        yield from chosen if lines < 0 else deque(chosen, maxlen=lines)
+    finally:
+        for cursor in cursors:
+            cursor.close()
+
+
+def _to_the_end(cursor: LineCursor) -> Iterator[Line]:
+    yield from cursor.lines()
+    yield from cursor.rest()
+
+
+def _time(line: Line) -> float:
+    return line[0]
+
+
+def _files(path: Path) -> list[Path]:
+    files = [found for found, _ in segment_files(path)]
+    return [*files, path] if os.path.lexists(path) else files
+
+
+def _identity_of(path: Path) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _back(path: Path, lines: int, budget: int) -> tuple[int, int, int]:
+    """Return (offset of the line `lines` before the end, lines still missing, bytes of the budget left)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return 0, lines, budget
+    try:
+        size = position = os.fstat(descriptor).st_size
+        if lines <= 0:
+            return size, 0, budget
+        is_last = True
+        while position > 0 and budget > 0:
+            start = max(0, position - BLOCK_BYTES)
+            block = os.pread(descriptor, position - start, start)
+            if not block:
+                break
+            end = len(block) - 1 if is_last and block.endswith(b"\n") else len(block)
+            is_last = False
+            while (end := block.rfind(b"\n", 0, end)) >= 0:
+                lines -= 1
+                if lines == 0:
+                    return start + end + 1, 0, budget
+            position = start
+            budget -= len(block)
+        return position, lines - (1 if size and position == 0 else 0), budget
+    finally:
+        os.close(descriptor)
