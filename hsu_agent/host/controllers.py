@@ -125,6 +125,7 @@ class ControllerGroups:
         self.layout = layout
         self._made: dict[InstanceId, frozenset[str]] = {}
         self._refused: set[str] = set()
+        self._left = self._names_left()
 
     def path(self, name: str, instance: InstanceId) -> str | None:
         """Return the folder of a worker's group under a controller, or None if there is no such controller."""
@@ -164,6 +165,19 @@ class ControllerGroups:
                 controller = self.layout.controller(setting[0])
                 if controller is not None and controller.version == version:
                     yield setting
+
+    def _names_left(self) -> set[str]:
+        """Return the names of groups on v1 that an earlier agent left."""
+        found: set[str] = set()
+        for _, controller in self.layout.controllers:
+            if controller.version == 1:
+                with contextlib.suppress(OSError), os.scandir(f"{controller.folder}/hsu-{self._agent}") as entries:
+                    found |= {entry.name for entry in entries if entry.is_dir()}
+        return found
+
+    def is_left(self, instance: InstanceId) -> bool:
+        """Return whether an earlier agent has left groups of this worker on v1."""
+        return bool(self._left) and group_name(instance) in self._left
 
     def find(self, instance: InstanceId) -> None:
         """Take over the groups that an earlier agent made for a worker."""

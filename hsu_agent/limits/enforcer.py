@@ -153,6 +153,9 @@ class LimitKeeper:
     def forgotten(self, instance: InstanceId) -> None:
         """Remove the groups of an instance that is gone."""
         self._book.forget(instance)
+        if self._groups.is_left(instance):
+            self._groups.find(instance)  # its process ended while no agent ran
+            self._remove(instance, REMOVE_TRIES)
         if self._limited.pop(instance, None) is not None:
             self._sampler.unwatch(instance)
             self._throttles.release(instance)

@@ -226,6 +226,7 @@ def test_groups_of_an_earlier_agent_are_found_and_removed(groups: ControllerGrou
     needs(groups, "pids")
     groups.apply(instance(), LimitsSpec(process=ProcessLimits(3)))
     later = ControllerGroups(groups._agent, groups.layout)
+    assert later.is_left(instance()) == (groups.layout.controllers[-1][1].version == 1)
     later.find(instance())
     assert later.files(instance()) == groups.files(instance())
     assert later.remove(instance())
