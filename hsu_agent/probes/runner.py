@@ -1,24 +1,43 @@
-"""Runs the probes of all instances: one task per probe, one check of it at a time, phases spread by chance."""
+"""Runs the probes of all instances: one task per probe, one check of it at a time, phases spread by chance.
+
+A `process` check needs no task: the end of the process is an event of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hsu_agent.launch import Preparer
 from hsu_agent.planning.health import Outcome, ProbeKind, next_delay_s
 from hsu_agent.planning.observed import Desired
 from hsu_agent.probes.exec import check_exec
+from hsu_agent.probes.file import FileChecks
 from hsu_agent.probes.http import check_http
 from hsu_agent.probes.tcp import check_tcp
 from hsu_core.model.errors import HsuError
 from hsu_core.model.ids import InstanceId
-from hsu_core.model.spec import ExecCheck, HttpCheck, Probe, TcpCheck
+from hsu_core.model.spec import (
+    AllCheck,
+    AnyCheck,
+    Check,
+    ExecCheck,
+    FileCheck,
+    GrpcCheck,
+    HttpCheck,
+    Pairs,
+    Probe,
+    ProcessCheck,
+    TcpCheck,
+)
 
 OnOutcome = Callable[[InstanceId, ProbeKind, Outcome], None]
+
+CheckGrpc = Callable[[str, int, str, str, Pairs], Awaitable[Outcome]]
 
 SPREAD_S = 0.02
 """Most that the first check of a probe is put off by chance; later ones drift apart by 5 % of their period."""
@@ -32,7 +51,7 @@ CONCURRENCY = 64
 @dataclass(slots=True)
 class _Probed:
     order: Desired
-    tasks: dict[ProbeKind, asyncio.Task[None]] = field(default_factory=dict)
+    tasks: dict[ProbeKind, asyncio.Task[None] | asyncio.Handle] = field(default_factory=dict)
 
 
 class ProbeRunner:
@@ -44,6 +63,8 @@ class ProbeRunner:
         self._on_outcome = on_outcome
         self._probed: dict[InstanceId, _Probed] = {}
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._files = FileChecks()
+        self._check_grpc: CheckGrpc | None = None
 
     def run(self, instance: InstanceId, order: Desired, kinds: tuple[ProbeKind, ...]) -> None:
         """Run exactly these probes for an instance; those that run already for the same order go on."""
@@ -60,7 +81,13 @@ class ProbeRunner:
         health = order.spec.worker.health
         for kind in kinds:
             probe = {"startup": health.startup, "readiness": health.readiness, "liveness": health.liveness}[kind]
-            if kind not in probed.tasks and probe is not None:
+            if kind in probed.tasks or probe is None:
+                continue
+            if isinstance(probe.check, ProcessCheck):
+                probed.tasks[kind] = asyncio.get_running_loop().call_later(
+                    probe.initial_delay_s, self._pass, instance, kind, probe.success_threshold
+                )
+            else:
                 work = self._repeat(instance, order, kind, probe)
                 probed.tasks[kind] = self._tasks.create_task(work, name=f"{kind} probe of {instance}")
 
@@ -74,6 +101,10 @@ class ProbeRunner:
         """End all probes."""
         for instance in list(self._probed):
             self.stop(instance)
+
+    def _pass(self, instance: InstanceId, kind: ProbeKind, times: int) -> None:
+        for _ in range(times):
+            self._on_outcome(instance, kind, Outcome(True, "process: alive"))
 
     async def _repeat(self, instance: InstanceId, order: Desired, kind: ProbeKind, probe: Probe) -> None:
         await asyncio.sleep(probe.initial_delay_s + random.uniform(0, SPREAD_S))
@@ -91,16 +122,15 @@ class ProbeRunner:
         """Return the outcome of one check, within its time limit."""
         try:
             async with asyncio.timeout(probe.timeout_s):
-                return await self._check(order, probe)
+                return await self._check(order, probe.check)
         except TimeoutError:
             return Outcome(False, f"no answer within {probe.timeout_s:g} s")
-        except HsuError as error:
-            return Outcome(False, error.sentence)
-        except (ValueError, OSError, OverflowError) as error:  # an address that is none, or no descriptor left
-            return Outcome(False, f"cannot be checked: {error or type(error).__name__}")
+        except (HsuError, ValueError, OSError, OverflowError) as error:
+            return Outcome(False, _refusal(error))
 
-    async def _check(self, order: Desired, probe: Probe) -> Outcome:
-        check = probe.check
+    async def _check(self, order: Desired, check: Check) -> Outcome:
+        if isinstance(check, AllCheck | AnyCheck):
+            return await self._check_several(order, check)
         if isinstance(check, TcpCheck):
             return await check_tcp(check.host, _port(order, check.port))
         if isinstance(check, HttpCheck):
@@ -108,14 +138,50 @@ class ProbeRunner:
             if not url:
                 path = self._preparer.render(order, check.path).lstrip("/")
                 url = f"http://127.0.0.1:{_port(order, check.port)}/{path}"
-            headers = tuple((name, self._preparer.render(order, value)) for name, value in check.headers)
-            return await check_http(url, check.method, headers)
+            return await check_http(url, check.method, self._headers(order, check.headers))
         if isinstance(check, ExecCheck):
             command = [self._preparer.render(order, text) for text in check.command]
             base = order.spec.base_directory
             directory = base if base and os.path.isdir(base) else "/"
             return await check_exec(command, self._preparer.environment(order), directory)
+        if isinstance(check, GrpcCheck):
+            check_grpc = await self._load_grpc()
+            headers = self._headers(order, check.headers)
+            return await check_grpc(check.host, _port(order, check.port), check.service, check.method, headers)
+        if isinstance(check, FileCheck):
+            base = order.spec.base_directory or str(self._preparer.work_folder(order.assignment.instance))
+            path = os.path.join(base, self._preparer.render(order, check.path))
+            return await self._files.check(path, check.max_age_s)
         return Outcome(True, "process: alive")
+
+    async def _check_several(self, order: Desired, check: AllCheck | AnyCheck) -> Outcome:
+        """Ask one after the other (so a probe never has two checks under way) until the outcome is clear."""
+        is_all, texts = isinstance(check, AllCheck), []
+        for single in check.checks:
+            try:
+                outcome = await self._check(order, single)
+            except (HsuError, ValueError, OSError, OverflowError) as error:
+                outcome = Outcome(False, _refusal(error))
+            texts.append(outcome.text)
+            if outcome.is_passed != is_all:
+                return Outcome(outcome.is_passed, outcome.text if is_all or outcome.is_passed else "; ".join(texts))
+        return Outcome(is_all, "; ".join(texts))
+
+    def _headers(self, order: Desired, headers: Pairs) -> Pairs:
+        return tuple((name, self._preparer.render(order, value)) for name, value in headers)
+
+    async def _load_grpc(self) -> CheckGrpc:
+        """Return `check_grpc`; HTTP/2 is loaded (in a thread) when the first check needs it."""
+        if self._check_grpc is None:
+            module = await asyncio.to_thread(importlib.import_module, "hsu_agent.probes.grpc")
+            self._check_grpc = module.check_grpc
+        found: CheckGrpc = self._check_grpc
+        return found
+
+
+def _refusal(error: Exception) -> str:
+    """Return the text for an address that is none, a port that does not exist, or no descriptor left."""
+    return error.sentence if isinstance(error, HsuError) else f"cannot be checked: {error or type(error).__name__}"
 
 
 def _port(order: Desired, port: str | int) -> int:

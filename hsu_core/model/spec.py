@@ -10,12 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hsu_core.model.checks import AllCheck as AllCheck
+from hsu_core.model.checks import AnyCheck as AnyCheck
+from hsu_core.model.checks import Check as Check
+from hsu_core.model.checks import ExecCheck as ExecCheck
+from hsu_core.model.checks import FileCheck as FileCheck
+from hsu_core.model.checks import GrpcCheck as GrpcCheck
+from hsu_core.model.checks import HttpCheck as HttpCheck
+from hsu_core.model.checks import NotifyCheck as NotifyCheck
+from hsu_core.model.checks import Pairs as Pairs
+from hsu_core.model.checks import ProcessCheck as ProcessCheck
+from hsu_core.model.checks import TcpCheck as TcpCheck
+from hsu_core.model.hooks import NO_HOOKS, HooksSpec
 from hsu_core.model.limits import NO_LIMITS, LimitsSpec
 from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
-
-Pairs = tuple[tuple[str, str], ...]
 
 
 class WorkerType(StrEnum):
@@ -60,40 +70,6 @@ class PortSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TcpCheck:
-    """Passes when a connection opens. `port` is a port name or a number; `host` defaults to loopback."""
-
-    port: str | int
-    host: str = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class HttpCheck:
-    """Passes on a status 200..399, no redirect to another host. Either a port (+path) on loopback, or a full `url`."""
-
-    port: str | int = ""
-    path: str = "/"
-    method: str = "GET"
-    headers: Pairs = ()
-    url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecCheck:
-    """Passes when the command ends with 0; run without a shell."""
-
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessCheck:
-    """Passes while the worker's first process is alive."""
-
-
-Check = TcpCheck | HttpCheck | ExecCheck | ProcessCheck
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """A check with its rhythm. Defaults are Kubernetes' (see the rollout semantics, health)."""
 
@@ -112,6 +88,20 @@ class HealthSpec:
     startup: Probe | None = None
     readiness: Probe | None = None
     liveness: Probe | None = None
+
+    @property
+    def has_notices(self) -> bool:
+        """Return whether a probe waits for what the worker says by itself (sd_notify)."""
+        return any(
+            probe is not None and isinstance(probe.check, NotifyCheck)
+            for probe in (self.startup, self.readiness, self.liveness)
+        )
+
+    @property
+    def watchdog_s(self) -> float:
+        """Return the time in which the worker must say WATCHDOG=1 again, in seconds (0: it need not)."""
+        is_watched = self.liveness is not None and isinstance(self.liveness.check, NotifyCheck)
+        return self.liveness.period_s if self.liveness is not None and is_watched else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +209,10 @@ class WorkerSpec:
     logs: LogSpec = LogSpec()
     guarantee: Guarantee = Guarantee.AVAILABLE
     depends_on: tuple[str, ...] = ()
+    dependency_conditions: Pairs = ()
+    """What is waited for, by worker id: started, completed or completed_successfully; else healthy."""
     limits: LimitsSpec = NO_LIMITS
+    hooks: HooksSpec = NO_HOOKS
 
 
 @dataclass(frozen=True, slots=True)

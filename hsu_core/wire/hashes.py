@@ -8,18 +8,22 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from hsu_core.model.checks import AllCheck, AnyCheck, NotifyCheck
 from hsu_core.model.spec import AppSpec, WorkerSpec
 
 HASH_DIGITS = 16
 """64 bits: an accidental match of two revisions of an app is out of the question."""
 
 ADDED_LATER: Mapping[type, frozenset[str]] = {
-    WorkerSpec: frozenset({"limits"}),
+    WorkerSpec: frozenset({"limits", "hooks"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
 
 Every new field of a specification belongs here.
 """
+
+SAME_FIELDS = (AllCheck, AnyCheck, NotifyCheck)
+"""Classes that another class is not told from by its fields; their name is part of their content."""
 
 
 def content_hash(spec: AppSpec) -> str:
@@ -31,10 +35,13 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, resources, limits, depends_on, guarantee, is_enabled.
+    stop, hooks, resources, limits, depends_on, guarantee, is_enabled. What a worker is told of its notices at
+    its start (that somebody listens, the time of its watchdog) counts.
     """
+    notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     return _hash(
-        {
+        notices
+        | {
             "base_directory": base_directory,
             "execution": _content(worker.execution),
             "files": [_content(file) for file in worker.files],
@@ -51,7 +58,8 @@ def _content(value: Any) -> Any:
     """Return a specification as maps, lists and scalars."""
     if is_dataclass(value):
         later = ADDED_LATER.get(type(value), frozenset())
-        return {
+        kind = {"kind": type(value).__name__} if isinstance(value, SAME_FIELDS) else {}
+        return kind | {
             item.name: _content(getattr(value, item.name))
             for item in fields(value)
             if item.name not in later or item.default is MISSING or getattr(value, item.name) != item.default

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from hsu_core.model.checks import ExecCheck, FileCheck, GrpcCheck, HttpCheck, NotifyCheck, SingleCheck, TcpCheck, parts
 from hsu_core.model.ids import is_name
-from hsu_core.model.spec import AppSpec, Check, ExecCheck, HttpCheck, TcpCheck, WorkerSpec
+from hsu_core.model.spec import AppSpec, WorkerSpec
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import closest_fix, nearest
 from hsu_core.wire.manifest_models import WorkerModel
@@ -116,7 +117,7 @@ def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
             if name not in names:
                 _fault_port(name, names, path, f"{{port.{name}}} names no port of worker {worker.id}", found)
     for kind, check in _checks(worker):
-        reference = check.port if isinstance(check, TcpCheck | HttpCheck) else ""
+        reference = check.port if isinstance(check, TcpCheck | HttpCheck | GrpcCheck) else ""
         if isinstance(reference, str) and reference and reference not in names:
             _fault_port(reference, names, _probe_path(at, kind, found), f"there is no port {reference[:60]!r}", found)
 
@@ -127,13 +128,13 @@ def _fault_port(name: str, names: list[str], path: Path, text: str, found: Fault
     found.fault(path, text, f"did you mean {near}?" if near else f"add ports: {{{offered}: dynamic}}")
 
 
-def _checks(worker: WorkerSpec) -> list[tuple[str, Check]]:
+def _checks(worker: WorkerSpec) -> list[tuple[str, SingleCheck | NotifyCheck]]:
     probes = (
         ("startup", worker.health.startup),
         ("readiness", worker.health.readiness),
         ("liveness", worker.health.liveness),
     )
-    return [(kind, probe.check) for kind, probe in probes if probe is not None]
+    return [(kind, check) for kind, probe in probes if probe is not None for check in parts(probe.check)]
 
 
 def _probe_path(at: Path, kind: str, found: FaultList) -> Path:
@@ -160,3 +161,5 @@ def _texts(worker: WorkerSpec, at: Path, found: FaultList) -> Iterator[tuple[Pat
         elif isinstance(check, ExecCheck):
             for value in check.command:
                 yield (*_probe_path(at, kind, found), "exec"), value
+        elif isinstance(check, FileCheck):
+            yield (*_probe_path(at, kind, found), "file"), check.path

@@ -6,32 +6,26 @@ import re
 
 from hsu_core.model.spec import (
     Affinity,
-    Check,
     Constraint,
-    ExecCheck,
     FileSpec,
     Guarantee,
     HealthSpec,
-    HttpCheck,
     LogSpec,
     PlacementSpec,
     PortSpec,
-    Probe,
-    ProcessCheck,
     Resources,
     RestartSpec,
     RolloutSpec,
     StopSpec,
-    TcpCheck,
     WorkerSpec,
 )
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import nearest
+from hsu_core.wire.health_convert import convert_health
+from hsu_core.wire.hook_convert import convert_hooks
 from hsu_core.wire.limit_convert import convert_limits, reservation
 from hsu_core.wire.manifest_models import (
-    HttpModel,
     PlacementModel,
-    ProbeModel,
     RolloutModel,
     StepModel,
     WorkerModel,
@@ -46,9 +40,6 @@ _CONSTRAINT = re.compile(
 _NODE_KEYS = ("node.name", "node.os", "node.arch", "node.version")
 _OPERAND_LIMIT = 200
 """Longest right side of a constraint: a longer regular expression is not one a person wrote."""
-
-SHORTEST_PERIOD_S = 0.1
-"""Probes more often than this cost more than they tell."""
 
 SMALLEST_SEGMENT_BYTES = 64 * 1024
 
@@ -79,7 +70,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         replicas=1 if model.replicas is None else model.replicas,
         ports=tuple(PortSpec(name, number) for name, number in sorted((model.ports or {}).items())),
         files=tuple(FileSpec(name, body.content or "") for name, body in sorted((model.files or {}).items())),
-        health=_health(model, path, found) or unit.health or HealthSpec(),
+        health=convert_health(model.health, (*path, "health"), found) or unit.health or HealthSpec(),
         restart=convert_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
         stop=_stop(model) or unit.stop or StopSpec(),
         resources=Resources(
@@ -91,7 +82,13 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         logs=_logs(model, (*path, "logs"), found),
         guarantee=_guarantee(model, path, found),
         depends_on=tuple(sorted(model.depends_on or {})),
+        dependency_conditions=tuple(
+            (name, body.condition.replace("-", "_"))
+            for name, body in sorted((model.depends_on or {}).items())
+            if body.condition not in (None, "healthy")
+        ),
         limits=limits,
+        hooks=convert_hooks(model.hooks, path, found),
     )
 
 
@@ -110,77 +107,6 @@ def _is_managed(model: WorkerModel, path: Path, found: FaultList) -> bool:
     if model.unit.managed is None:
         found.fault((*path, "unit"), "the block `managed` is missing", "add unit: {managed: {control: ...}}")
     return model.unit.managed is not None
-
-
-def _health(model: WorkerModel, path: Path, found: FaultList) -> HealthSpec | None:
-    if model.health is None:
-        return None
-    at = (*path, "health")
-    startup, readiness, liveness = (
-        _probe(body, (*at, kind), found) if body else None
-        for kind, body in (
-            ("startup", model.health.startup),
-            ("readiness", model.health.readiness),
-            ("liveness", model.health.liveness),
-        )
-    )
-    for kind, probe in (("startup", startup), ("liveness", liveness)):
-        if probe is not None and probe.success_threshold != 1:
-            found.fault((*at, kind, "success_threshold"), f"must be 1 for {kind}", "remove it")
-    return HealthSpec(startup, readiness, liveness)
-
-
-def _probe(body: ProbeModel, path: Path, found: FaultList) -> Probe:
-    kinds = [kind for kind in ("http", "tcp", "exec", "process") if kind in body.model_fields_set]
-    if len(kinds) != 1:
-        said = "no check" if not kinds else f"{len(kinds)} checks ({', '.join(kinds)})"
-        found.fault(path, f"the probe has {said}", "write one of http, tcp, exec, process")
-    check: Check = ProcessCheck()
-    if body.http is not None:
-        check = _http(body.http, (*path, "http"), found)
-    elif body.tcp is not None:
-        check = TcpCheck(body.tcp.port, body.tcp.host or "127.0.0.1")
-    elif body.exec is not None:
-        check = ExecCheck(tuple(body.exec.command))
-        if not body.exec.command or not body.exec.command[0]:
-            found.fault((*path, "exec", "command"), "the command is empty", "write for example [./bin/check]")
-    default = Probe(check)
-    period_s = default.period_s if body.period is None else body.period
-    timeout_s = min(default.timeout_s, period_s) if body.timeout is None else body.timeout
-    if period_s < SHORTEST_PERIOD_S:
-        found.fault((*path, "period"), f"{period_s:g} s is too often", f"write {SHORTEST_PERIOD_S:g}s or more")
-    elif not 0 < timeout_s <= period_s:
-        found.fault(
-            (*path, "timeout"),
-            f"{timeout_s:g} s does not fit the period of {period_s:g} s",
-            "write more than 0 and not more than the period",
-        )
-    return Probe(
-        check=check,
-        period_s=period_s,
-        timeout_s=timeout_s,
-        initial_delay_s=body.initial_delay or 0.0,
-        success_threshold=body.success_threshold or 1,
-        failure_threshold=body.failure_threshold or default.failure_threshold,
-    )
-
-
-def _http(body: HttpModel, path: Path, found: FaultList) -> HttpCheck:
-    if (body.port is None) == (body.url is None):
-        found.fault(path, "needs either a port or a url", "write {port: http, path: /healthz}")
-    if body.url is not None and not body.url.startswith(("http://", "https://")):
-        found.fault((*path, "url"), f"{body.url[:60]!r} is not a URL", "write http://... or https://...")
-    if body.url is not None and body.path is not None:
-        found.fault((*path, "path"), "a url already has its path", "put the path into the url")
-    if body.path is not None and not body.path.startswith("/"):
-        found.fault((*path, "path"), f"{body.path[:60]!r} does not start with /", f"write /{body.path[:60]}")
-    return HttpCheck(
-        port="" if body.port is None else body.port,
-        path=body.path or "/",
-        method=body.method or "GET",
-        headers=tuple(sorted((body.headers or {}).items())),
-        url=body.url or "",
-    )
 
 
 def _stop(model: WorkerModel) -> StopSpec | None:

@@ -16,7 +16,6 @@ from hsu_core.wire.fields import (
     Cpu,
     Duration,
     Name,
-    Pairs,
     Percent,
     PercentOrCount,
     Replicas,
@@ -31,27 +30,11 @@ from hsu_core.wire.fields import (
     shown,
     wrong,
 )
+from hsu_core.wire.health_models import HealthModel, PortNumber
+from hsu_core.wire.hook_models import HooksModel
 from hsu_core.wire.limit_models import Limits
 from hsu_core.wire.restart_models import RestartModel
-from hsu_core.wire.tree import resolve_scalar
 from hsu_core.wire.unit_models import Unit
-
-
-def _port_number(value: Any) -> int:
-    if value == "dynamic":
-        return 0
-    number = resolve_scalar(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
-        raise wrong(f"{shown(value)} is not a port", "write `dynamic` or a number from 1 to 65535")
-    return int(number)
-
-
-def _port_reference(value: Any) -> str | int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _port_number(value)
-    if isinstance(value, str):
-        return _port_number(value) if isinstance(resolve_scalar(value), int) else value
-    raise wrong(f"{shown(value)} is not a port", "write the name of a port of this worker, or a number")
 
 
 def _depends_on(value: Any) -> Any:
@@ -62,59 +45,6 @@ def _depends_on(value: Any) -> Any:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise wrong(f"needs a list of worker ids, found {shown(value)}", "write for example [db, cache]")
     return {name: {} for name in names}
-
-
-PortNumber = Annotated[int, BeforeValidator(_port_number)]
-PortReference = Annotated[str | int, BeforeValidator(_port_reference)]
-
-
-class HttpModel(Strict):
-    """`http:` of a probe: a port with a path on loopback, or a full url."""
-
-    port: PortReference | None = None
-    path: Text | None = None
-    method: Annotated[str, BeforeValidator(choice("GET", "HEAD", "POST", "OPTIONS"))] | None = None
-    headers: Pairs | None = None
-    url: Text | None = None
-
-
-class TcpModel(Strict):
-    """`tcp:` of a probe: the port to connect to."""
-
-    port: PortReference
-    host: Text | None = None
-
-
-class ExecModel(Strict):
-    """`exec:` of a probe: program and arguments, run without a shell."""
-
-    command: TextList
-
-
-class ProcessModel(Strict):
-    """Nothing to say: the check is that the process lives."""
-
-
-class ProbeModel(Strict):
-    """One probe: exactly one check, and its rhythm."""
-
-    http: HttpModel | None = None
-    tcp: TcpModel | None = None
-    exec: ExecModel | None = None
-    process: ProcessModel | None = None
-    period: Duration | None = None
-    timeout: Duration | None = None
-    initial_delay: Duration | None = None
-    success_threshold: Threshold | None = None
-    failure_threshold: Threshold | None = None
-
-
-class HealthModel(Strict):
-    """The probes of a worker, in the order in which they matter."""
-
-    startup: ProbeModel | None = None
-    readiness: ProbeModel | None = None
-    liveness: ProbeModel | None = None
 
 
 class FileModel(Strict):
@@ -216,9 +146,11 @@ class RolloutModel(Strict):
 
 
 class DependencyModel(Strict):
-    """What is waited for; `started` is read as `healthy`."""
+    """What is waited for before the first start: that it runs, takes work, or has ended (well)."""
 
-    condition: Annotated[str, BeforeValidator(choice("healthy", "started"))] | None = None
+    condition: (
+        Annotated[str, BeforeValidator(choice("healthy", "started", "completed", "completed-successfully"))] | None
+    ) = None
 
 
 class WorkerModel(Strict):
@@ -238,6 +170,7 @@ class WorkerModel(Strict):
     limits: Limits | None = None
     restart: RestartModel | None = None
     stop: StopModel | None = None
+    hooks: HooksModel | None = None
     logs: LogsModel | None = None
     guarantee: Annotated[str, BeforeValidator(choice("available", "strict"))] | None = None
     rollout: RolloutModel | None = None

@@ -67,7 +67,7 @@ class HsuHttp(Strict):
 
 
 class HsuGrpc(Strict):
-    """HSU's `grpc` check, of which HSU only ever opened the connection."""
+    """HSU's `grpc` check (HSU itself only ever opened the connection)."""
 
     address: Text
     service: Text | None = None

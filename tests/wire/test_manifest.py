@@ -13,6 +13,7 @@ from hsu_core.model.spec import (
     AppSpec,
     Constraint,
     ExecCheck,
+    GrpcCheck,
     Guarantee,
     HttpCheck,
     PlacementSpec,
@@ -175,7 +176,7 @@ def test_unit_stop_keys() -> None:
         ({"type": "tcp", "tcp": {"address": "localhost", "port": 80}}, TcpCheck(80, "localhost")),
         ({"type": "exec", "exec": {"command": "x", "args": ["-a", 1]}}, ExecCheck(("x", "-a", "1"))),
         ({"type": "http", "http": {"url": "http://a", "method": "head"}}, HttpCheck(url="http://a", method="HEAD")),
-        ({"type": "grpc", "grpc": {"address": "localhost:50051", "service": "s"}}, TcpCheck(50051, "localhost")),
+        ({"type": "grpc", "grpc": {"address": "localhost:50051", "service": "s"}}, GrpcCheck(50051, "localhost", "s")),
     ],
 )  # fmt: skip
 def test_hsu_health_check_is_liveness_and_readiness(check: dict[str, Any], converted: Any) -> None:
