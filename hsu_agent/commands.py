@@ -10,27 +10,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hsu_agent.keeper import EXIT_CONFIGURATION
+from hsu_agent.keeper import EXIT_CONFIGURATION, PIPE_VARIABLE
+from hsu_agent.local import commands as local_commands
+from hsu_agent.local.options import add_local_run, data_dir_of, duration_of
 from hsu_agent.version import program_version
-from hsu_core.model.errors import InvalidSettings
-from hsu_core.runtime.settings import AgentSettings
-from hsu_core.wire.settings import parse_agent_settings
+from hsu_core.model.errors import InvalidInput, InvalidManifest, InvalidSettings
+from hsu_core.runtime.settings import AgentSettings, HostDefaults
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hsu-agent", description="Runs the workers of one host of an HSU cluster.")
+    parser = argparse.ArgumentParser(
+        prog="hsu-agent", description="Keeps the workers of one host running, by itself or for an HSU cluster."
+    )
     parser.add_argument("--version", action="version", version=f"hsu-agent {program_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="join a cluster and run what it assigns to this host")
-    check = commands.add_parser("validate-config", help="check a configuration file and end")
-    for command in (run, check):
-        command.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
+    run = commands.add_parser("run", help="run what a cluster assigns to this host, or the workers of a file")
+    run.add_argument("--config", "-c", type=Path, metavar="FILE", help="configuration of the agent, or HSU's file")
     run.add_argument("--log-format", choices=("json", "text"), help="form of the agent's own log")
+    add_local_run(run)
+    check = commands.add_parser("validate-config", help="check a configuration file of the agent and end")
+    check.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
+    local_commands.add_commands(commands)
     return parser
 
 
 def read_settings(path: Path) -> AgentSettings:
     """Return the settings in a file. Raises InvalidSettings with every fault."""
+    from hsu_core.wire.settings import parse_agent_settings  # the commands that ask a running agent need no YAML
+
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -48,23 +55,67 @@ def _authorities(settings: AgentSettings) -> dict[str, str]:
     return {}
 
 
+def _local_settings(options: argparse.Namespace) -> AgentSettings:
+    host = HostDefaults.detect()
+    data_dir = data_dir_of(options)
+    return AgentSettings(
+        node=host.hostname,
+        masters=(),
+        data_dir=data_dir,
+        token_file=data_dir / "node.token",
+        address="127.0.0.1",
+        kill_workers_on_stop=True,
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Become the agent. Raises InvalidSettings, InvalidManifest, InvalidInput; else does not return."""
+    from hsu_agent.local import files
+    from hsu_agent.local.station import LocalRun, recall_run
+
+    local: LocalRun | None = None
+    given = [*options.local]
+    if options.config is not None and (not given and files.is_manifest(options.config)):
+        given = [options.config]
+    elif options.config is None and not given:
+        raise InvalidInput("run", "nothing is said of what to run", "give --config FILE (cluster) or --local FILE")
+    if given:
+        settings = _local_settings(options)
+        try:
+            workers, warnings = files.read_workers(given, os.environ)
+            files.print_warnings(warnings)
+            paths = tuple(path.absolute() for path in given)
+            local = LocalRun(paths, workers, duration_of(options.run_duration))
+        except InvalidManifest as error:
+            local = recall_run(settings.data_dir, os.getppid()) if PIPE_VARIABLE in os.environ else None
+            if local is None:
+                raise
+            print(f"hsu-agent: the workers go on as they were: {error}", file=sys.stderr)
+    else:
+        settings = read_settings(options.config)
+    settings = replace(settings, log_format=options.log_format or settings.log_format)
+    descriptor = os.memfd_create("settings", 0)
+    os.write(descriptor, pickle.dumps((settings, local)))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    command = [sys.executable, "-P", "-m", "hsu_agent.daemon", str(descriptor)]
+    os.execve(command[0], command, os.environ | _authorities(settings))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (78: the configuration is at fault). `run` does not return."""
     options = _parser().parse_args(arguments)
     try:
-        settings = read_settings(options.config)
-    except InvalidSettings as error:
+        if options.command == "validate-config":
+            read_settings(options.config)
+            print(f"{options.config}: ok")
+        elif options.command == "run":
+            _run(options)
+        else:
+            return local_commands.perform(options)
+    except (InvalidSettings, InvalidManifest, InvalidInput) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    if options.command == "validate-config":
-        print(f"{options.config}: ok")
-        return 0
-    settings = replace(settings, log_format=options.log_format or settings.log_format)
-    descriptor = os.memfd_create("settings", 0)
-    os.write(descriptor, pickle.dumps(settings))
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    command = [sys.executable, "-P", "-m", "hsu_agent.daemon", str(descriptor)]
-    os.execve(command[0], command, os.environ | _authorities(settings))
+    return 0
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger
 from hsu_agent.limits.enforcer import LimitKeeper
 from hsu_agent.limits.usage import UsageBook
+from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_local, serve_cluster_member
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
@@ -49,19 +50,26 @@ FilesLimit = tuple[int, int]
 
 
 async def run_agent(
-    settings: AgentSettings, *, stop: asyncio.Event | None = None, worker_files_limit: FilesLimit | None = None
+    settings: AgentSettings,
+    *,
+    stop: asyncio.Event | None = None,
+    worker_files_limit: FilesLimit | None = None,
+    local: LocalRun | None = None,
+    ending: Stop | None = None,
 ) -> int:
     """Run the agent until `stop` is set; return 0. Workers run on unless `kill_workers_on_stop`.
+
+    With `local` it obeys those files and no cluster, and ends their workers as `ending` says.
 
     Installs no signal handlers and keeps nothing outside of itself. `worker_files_limit` is the limit of open
     files that workers get, where the caller has raised its own. Raises HsuError if it cannot start.
     """
-    stop = stop if stop is not None else asyncio.Event()
+    ending = ending if ending is not None else Stop(stop if stop is not None else asyncio.Event())
     lock = await asyncio.to_thread(DataDirLock, settings.data_dir)
     try:
         ledger = await asyncio.to_thread(Ledger, settings.data_dir)  # it may wait for the disk
         try:
-            await _run(settings, stop, ledger, worker_files_limit)
+            await _run(settings, ending, ledger, worker_files_limit, local)
         finally:
             ledger.close()
     finally:
@@ -69,8 +77,12 @@ async def run_agent(
     return 0
 
 
-async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, limit: FilesLimit | None) -> None:
+async def _run(
+    settings: AgentSettings, stop: Stop, ledger: Ledger, limit: FilesLimit | None, local: LocalRun | None
+) -> None:
     tls = tls_context(settings)
+    if local is not None:
+        refuse_unfit_folder(ledger, settings.data_dir)
     host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
     capture = Capture(settings.data_dir)
     metrics = AgentMetrics()
@@ -110,24 +122,36 @@ async def _run(settings: AgentSettings, stop: asyncio.Event, ledger: Ledger, lim
         companions.add(limits)
         metrics.observe_use(book.latest)
         metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
-        sync = Sync(
-            settings=settings,
-            hello=_hello(settings, host),
-            supervisor=supervisor,
-            ledger=ledger,
-            capture=capture,
-            metrics=metrics,
-            tls=tls,
-        )
         supervisor.load()
         log.info("agent of node %s runs with %d orders", settings.node, len(supervisor.desired))
-        session = tasks.create_task(sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop), name="session")
-        await stop.wait()
-        await session
-        if settings.kill_workers_on_stop:
-            await _stop_workers(supervisor)
+        if local is not None:
+            await run_local(local, settings, supervisor, ledger, book, stop)
+        else:
+            sync = Sync(
+                settings=settings,
+                hello=_hello(settings, host),
+                supervisor=supervisor,
+                ledger=ledger,
+                capture=capture,
+                metrics=metrics,
+                tls=tls,
+            )
+            await _obey_cluster(settings, supervisor, book, sync, stop.event)
         supervisor.close()
         limits.close()
+
+
+async def _obey_cluster(
+    settings: AgentSettings, supervisor: Supervisor, book: UsageBook, sync: Sync, stop: asyncio.Event
+) -> None:
+    server = await serve_cluster_member(supervisor, settings.data_dir, book)
+    try:
+        await sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop)
+        if settings.kill_workers_on_stop:
+            await _stop_workers(supervisor)
+    finally:
+        if server is not None:
+            await server.close()
 
 
 async def _stop_workers(supervisor: Supervisor) -> None:
@@ -186,36 +210,42 @@ def _tell_keeper(data_dir: Path) -> int | None:
     return pipe
 
 
-async def _run_with_signals(settings: AgentSettings) -> int:
-    """Run the agent until SIGTERM or SIGINT (0), SIGHUP (75: start me again), or the death of the keeper (0)."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> int:
+    """Run the agent until SIGTERM or SIGINT (0), SIGHUP (75: start me again), or the death of the keeper (0).
+
+    With `local`, SIGHUP has the files read again instead.
+    """
+    stop, loop = Stop(), asyncio.get_running_loop()
     codes: list[int] = []
 
-    def end(code: int) -> None:
+    def end(code: int, keeps_workers: bool = False) -> None:
         codes.append(code)
-        stop.set()
+        stop.ask(keeps_workers)
 
     def keeper_died(pipe: int) -> None:
         loop.remove_reader(pipe)
-        end(0)
+        end(0, keeps_workers=True)
 
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, EXIT_RELOAD)):
         loop.add_signal_handler(number, end, code)
+    if local is not None:
+        loop.add_signal_handler(signal.SIGHUP, stop.reload.set)
     pipe = _tell_keeper(settings.data_dir)
     if pipe is not None:
         loop.add_reader(pipe, keeper_died, pipe)
-    await run_agent(settings, stop=stop, worker_files_limit=raise_files_limit())
+    await run_agent(settings, worker_files_limit=raise_files_limit(), local=local, ending=stop)
     return codes[0] if codes else 0
 
 
 def main() -> int:
     """Run the agent with the settings in the descriptor named by the first argument; return the exit code."""
     with os.fdopen(int(sys.argv[1]), "rb") as stream:
-        settings: AgentSettings = pickle.load(stream)
+        given: tuple[AgentSettings, LocalRun | None] = pickle.load(stream)
+    settings, local = given
     set_up_logging(log_format=settings.log_format, level=settings.log_level)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run_with_signals(settings))
+            return runner.run(_run_with_signals(settings, local))
     except (Conflict, InvalidSettings, LedgerUnreadable, NotSupported) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION

@@ -20,7 +20,7 @@ class PortBusy(ProcessError):
 
 def refuse_busy_ports(instance: InstanceId, ports: Ports) -> None:
     """Raise PortBusy if some program listens on one of the ports (TCP, any address)."""
-    numbers = tuple(number for _, number in ports if _is_busy(number))
+    numbers = tuple(number for _, number in ports if is_busy(number))
     if numbers:
         error = PortBusy(
             f"start {instance}",
@@ -36,7 +36,7 @@ def busy_numbers(error: Exception) -> tuple[int, ...]:
     return error.numbers if isinstance(error, PortBusy) else ()
 
 
-def _is_busy(number: int) -> bool:
+def is_busy(number: int) -> bool:
     """Return whether a bind to every address fails: it does if anybody listens on any of them.
 
     SO_REUSEADDR leaves aside connections that linger after their server has gone.

@@ -22,7 +22,9 @@ from hsu_cluster.planning.slots import (
     max_unavailable,
 )
 from hsu_core.model.assignment import Assignment, InstanceStatus
+from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeState
+from hsu_core.model.spec import WorkerSpec
 
 NAMES_SHOWN = 3
 """Instances named in one sentence; the rest is counted."""
@@ -142,14 +144,36 @@ def _unready_dependencies(draft: Draft, target: WorkerTarget) -> list[str]:
         if spec is None or not spec.is_enabled:
             continue
         assigned = draft.assigned.get((target.app, other), {})
-        if any(is_ready(held, draft.status(held), spec) and not draft.is_lost(held.node) for held in assigned.values()):
+        condition = dict(target.spec.dependency_conditions).get(other, "healthy")
+        seen = [(held, draft.status(held)) for held in assigned.values() if not draft.is_lost(held.node)]
+        if any(_meets(condition, held, status, spec) for held, status in seen):
             continue
         state = "it has no instance yet"
         if assigned:
             first = assigned[min(assigned)]
             state = "it is stopped on request" if first.is_stopped else describe_state(first, draft.status(first))
-        sentences.append(f"{target.name} waits until worker {other} has a ready instance: {state}")
+        sentences.append(f"{target.name} waits until worker {other} {_CONDITIONS[condition]}: {state}")
     return sentences
+
+
+_CONDITIONS = {
+    "healthy": "has a ready instance",
+    "started": "has a running instance",
+    "completed": "has ended",
+    "completed_successfully": "has ended well",
+}
+
+
+def _meets(condition: str, held: Assignment, status: InstanceStatus | None, spec: WorkerSpec) -> bool:
+    """Return whether an instance is what those that depend on its worker wait for."""
+    if condition == "healthy" or status is None or status.epoch != held.epoch:
+        return condition == "healthy" and is_ready(held, status, spec)
+    if condition == "started":
+        return status.pid is not None or has_ended(status)
+    is_over = status.state in (State.STOPPED, State.FAILED) and has_ended(status) and status.last_exit is not None
+    if condition == "completed":
+        return is_over
+    return is_over and status.last_exit is not None and status.last_exit.is_success
 
 
 def _old_copy(draft: Draft, slot: Slot) -> InstanceStatus | None:

@@ -216,3 +216,8 @@ def _hint(why: str) -> str:
     if "mapping values are not allowed" in why:
         return "put text that holds `: ` in quotes, or mend the indentation"
     return "mend the indentation, quotes or brackets here"
+
+
+def dump_yaml(data: Any) -> str:
+    """Return data as the text of a YAML file, keys in their order."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hsu_cluster.planning.happenings import happening
+from hsu_core.model.happenings import happening
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State

@@ -1,0 +1,203 @@
+"""The agent without a cluster: order, commands, reload, what survives its own death."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.local_harness import PROGRAM, LocalAgent, is_alive, kill, local_agent, manifest, worker
+
+FOREVER = "exec sleep 1000"
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[LocalAgent]:
+    with local_agent(tmp_path) as found:
+        yield found
+
+
+def test_workers_start_in_the_order_of_their_dependencies(agent: LocalAgent, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    agent.file.write_text(
+        manifest(
+            worker("init", f"while [ ! -e {gate} ]; do sleep 0.01; done", "restart: {policy: never}"),
+            worker("web", FOREVER, "replicas: 2, depends_on: {init: {condition: completed_successfully}}"),
+        )
+    )
+    agent.start()
+    waiting = agent.until(lambda: agent.instances().get("shop/web.0"), "web is known")
+    assert waiting["reason"] == "waits for shop/init.0 to be completed successfully"
+    gate.touch()
+    agent.until(lambda: agent.instances()["shop/web.1"]["ready"], "web runs")
+
+
+def test_the_end_is_in_reverse_order_and_leaves_nothing(agent: LocalAgent, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    code = "trap 'echo {worker} >> " + str(told) + "; exit 0' TERM; while :; do sleep 0.01; done"
+    agent.file.write_text(manifest(worker("db", code), worker("web", code, "depends_on: [db]")))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    pids = [each["pid"] for each in agent.instances().values()]
+    assert agent.end() == 0
+    assert told.read_text().split() == ["web", "db"]
+    assert not any(map(is_alive, pids))
+
+
+def test_what_was_stopped_stays_stopped_over_agents(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER, "replicas: 2, restart: {policy: always}")))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    assert agent.said("stop", "web.1", "--wait") == "shop/web.1 is stopped\n"
+    assert agent.end() == 0
+    agent.start()
+    agent.until(lambda: agent.instances()["shop/web.0"]["ready"], "web.0 runs")
+    assert agent.instances()["shop/web.1"]["state"] == "stopped"
+    assert agent.said("start", "web.1", "--wait") == "shop/web.1 is started\n"
+
+
+def test_a_killed_agent_comes_back_to_the_same_processes_even_if_the_file_is_broken_by_then(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER, "replicas: 3")))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    before = {name: each["pid"] for name, each in agent.instances().items()}
+    agent.file.write_text("workers: [")
+    first = agent.agent_pid()
+    kill(first)
+    agent.until(lambda: agent.run("status").returncode == 0 and agent.agent_pid() != first, "it is back")
+    assert {name: each["pid"] for name, each in agent.instances().items()} == before
+    assert "the workers go on as they were" in agent.log.read_text()
+
+
+def test_a_shutdown_that_keeps_the_workers_hands_them_to_the_next_agent(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    pid = agent.instances()["shop/web.0"]["pid"]
+    assert agent.said("shutdown", "--keep-workers") == "the agent has ended; its workers run on\n"
+    assert is_alive(pid)
+    agent.start()
+    agent.until(agent.all_run, "it is taken over")
+    assert agent.instances()["shop/web.0"]["pid"] == pid
+
+
+def test_a_reload_touches_only_what_differs_and_shows_it_first(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("db", FOREVER), worker("web", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    before = {name: each["pid"] for name, each in agent.instances().items()}
+    agent.file.write_text(manifest(worker("db", FOREVER), worker("web", f"true; {FOREVER}", "replicas: 2")))
+    expected = "changed  shop/web (execution, replicas): is restarted\n"
+    assert agent.said("reload", "--dry-run") == f"{expected}nothing was changed (--dry-run)\n"
+    assert {name: each["pid"] for name, each in agent.instances().items()} == before
+    assert agent.said("reload") == expected
+    agent.until(lambda: agent.all_run() and len(agent.instances()) == 3, "the new ones run")
+    after = {name: each["pid"] for name, each in agent.instances().items()}
+    assert after["shop/db.0"] == before["shop/db.0"]
+    assert after["shop/web.0"] != before["shop/web.0"]
+
+
+def test_a_broken_file_is_refused_with_every_fault_and_all_runs_on(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    before = agent.instances()["shop/web.0"]["pid"]
+    agent.file.write_text(manifest(worker("web", FOREVER, "replcas: 2"), worker("web", FOREVER)))
+    refused = agent.run("reload")
+    assert refused.returncode == 2
+    assert "did you mean replicas?" in refused.stderr
+    assert agent.instances()["shop/web.0"]["pid"] == before
+
+
+def test_a_hangup_reads_the_files_again(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    agent.file.write_text(manifest(worker("web", FOREVER, "replicas: 2")))
+    assert agent.keeper is not None
+    agent.keeper.send_signal(signal.SIGHUP)
+    agent.until(lambda: len(agent.instances()) == 2, "two are there")
+
+
+def test_a_removed_worker_is_ended_before_what_it_depends_on(agent: LocalAgent, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    code = "trap 'echo {worker} >> " + str(told) + "; exit 0' TERM; while :; do sleep 0.01; done"
+    agent.file.write_text(manifest(worker("db", code), worker("web", code, "depends_on: [db]"), worker("x", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    agent.file.write_text(manifest(worker("x", FOREVER)))
+    agent.said("reload")
+    agent.until(lambda: list(agent.instances()) == ["shop/x.0"], "both are gone")
+    assert told.read_text().split() == ["web", "db"]
+
+
+def test_dynamic_ports_stay_over_agents_and_reloads(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER, "replicas: 2, ports: {http: dynamic}")))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    ports = {name: each["ports"]["http"] for name, each in agent.instances().items()}
+    assert len(set(ports.values())) == 2
+    agent.said("restart", "--all", "--wait")
+    assert {name: each["ports"]["http"] for name, each in agent.instances().items()} == ports
+
+
+def test_the_run_ends_after_its_duration_as_hsu_has_it(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    command = [*PROGRAM, "run", "--config", str(agent.file), "--data-dir", str(agent.data_dir)]
+    done = subprocess.run([*command, "--run-duration", "1", "--enable-log"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_answers_for_scripts(agent: LocalAgent) -> None:
+    assert agent.run("status").returncode == 3
+    agent.file.write_text(manifest(worker("web", "echo hello; exec sleep 1000"), worker("bad", "exit 3")))
+    agent.start()
+    agent.until(lambda: agent.instances()["shop/web.0"]["ready"], "web runs")
+    assert agent.run("status", "web").returncode == 0
+    agent.until(lambda: agent.run("status").returncode == 1, "bad is not well")
+    assert agent.run("stop", "nope").returncode == 4
+    assert agent.run("stop").returncode == 2
+    agent.until(lambda: agent.said("logs", "web") == "hello\n", "it has written")
+    assert "ended with code 3" in agent.said("describe", "bad")
+    codes = {event["code"] for event in json.loads(agent.said("events", "bad", "-o", "json"))}
+    assert codes & {"InstanceEnded", "InstanceRestarted"}
+    assert agent.run("signal", "web", "-s", "nosuch").returncode == 1
+    assert agent.said("signal", "web", "-s", "term") == "SIGTERM was sent to shop/web.0\n"
+
+
+def test_a_second_agent_on_the_same_folder_is_refused(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    agent.start()
+    command = [*PROGRAM, "run", "--local", str(agent.file), "--data-dir", str(agent.data_dir)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 78
+    assert "another agent" in second.stderr
+    assert agent.run("status").returncode in (0, 1)
+
+
+def test_the_control_socket_is_for_its_user_alone(agent: LocalAgent) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    agent.start()
+    assert (agent.data_dir / "control.sock").stat().st_mode & 0o777 == 0o600
+    assert agent.data_dir.stat().st_mode & 0o077 == 0
+
+
+def test_files_are_checked_and_converted_without_an_agent(agent: LocalAgent, tmp_path: Path) -> None:
+    agent.file.write_text(manifest(worker("web", FOREVER)))
+    assert agent.said("validate", str(agent.file)) == "1 workers: ok\n"
+    second = tmp_path / "procman.yaml"
+    second.write_text(
+        "managed_processes:\n- id: web\n  type: standard_managed\n  management:\n    standard_managed:\n"
+        "      control: {execution: {executable_path: /bin/true}, process_file: {}}\n"
+    )
+    strict = agent.run("validate", "--strict", str(second))
+    assert strict.returncode == 2
+    assert "process_file" in strict.stderr
+    native = agent.said("convert", str(second))
+    assert "workers:" in native
+    second.write_text(native)
+    assert agent.run("validate", str(second)).returncode == 0
