@@ -22,7 +22,7 @@ from hsu_agent.limits.usage import UsageBook
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.planning import limits as rules
 from hsu_agent.planning import restart
-from hsu_agent.planning.enforcement import Enforcement, FieldSupport, enforcement, is_held, needed_controllers
+from hsu_agent.planning.enforcement import FieldSupport, enforcement, is_held, needed_controllers, shortfalls
 from hsu_agent.planning.limits import Decision, Measure, Usage, Watch
 from hsu_agent.planning.observed import Desired, Fault, Process
 from hsu_core.model.assignment import LastExit
@@ -182,9 +182,8 @@ class LimitKeeper:
         limited = self._limited.get(instance)
         if limited is None or limited.limits != limits:
             held = enforcement(limits, self._groups.layout)
-            for support in held:
-                if support.how is Enforcement.UNSUPPORTED:
-                    log.warning("%s: limits.%s is not held on this host: %s", instance, support.name, support.reason)
+            for text in shortfalls(held):
+                log.warning("%s: %s", instance, text)
             before = limited
             limited = self._limited[instance] = _Limited(limits, held)
             if before is not None:

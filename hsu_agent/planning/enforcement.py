@@ -115,6 +115,17 @@ def enforcement(limits: LimitsSpec, host: HostLayout) -> tuple[FieldSupport, ...
     return tuple(found)
 
 
+def shortfalls(supports: tuple[FieldSupport, ...]) -> tuple[str, ...]:
+    """Return a sentence for each limit that a host cannot hold, or only by samples although it is to be held."""
+    found: list[str] = []
+    for support in supports:
+        if support.how is Enforcement.UNSUPPORTED:
+            found.append(f"limits.{support.name} is not held on this host: {support.reason}")
+        elif support.how is Enforcement.SAMPLING and support.reason:
+            found.append(f"limits.{support.name} is only sampled on this host: {support.reason}")
+    return tuple(found)
+
+
 def needed_controllers(limits: LimitsSpec) -> frozenset[str]:
     """Return the controllers that a worker with these limits is put under, as far as the host has them."""
     parts = {name.partition(".")[0] for name, _ in limits.stated()}

@@ -15,7 +15,7 @@ import pytest
 from hsu_agent.host import controllers_v1, controllers_v2
 from hsu_agent.host.cgroup import CgroupTree
 from hsu_agent.host.controllers import ControllerGroups, describe_host, disk_of
-from hsu_agent.planning.enforcement import Controller, Enforcement, HostLayout, enforcement
+from hsu_agent.planning.enforcement import Controller, Enforcement, HostLayout, enforcement, shortfalls
 from hsu_core.model.limits import (
     CpuLimits,
     IoLimits,
@@ -78,6 +78,10 @@ def test_a_host_without_controllers_samples_and_says_what_it_cannot_do() -> None
     for name in ("memory.max_swap", "io.weight", "io.max_read_bps", "cpu_shares", "priority"):
         assert found[name].how is Enforcement.UNSUPPORTED
         assert found[name].reason
+    sentences = shortfalls(tuple(found.values()))
+    assert "limits.memory.max_rss is only sampled on this host: not delegated" in sentences
+    assert "limits.cpu_shares is not held on this host: this host has no cpu controller" in sentences
+    assert not shortfalls(enforcement(ALL, host(2, "memory", "cpu", "io", "pids")))
 
 
 def test_each_controller_is_judged_by_itself() -> None:
