@@ -264,7 +264,10 @@ def _with_rates(usage: Usage, now: _Counted, before: _Counted | None) -> Usage:
 def _sessions() -> dict[int, list[int]]:
     """Return the processes of the machine by session."""
     found: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # short of descriptors: the first process of each worker has to do
+        names = os.listdir("/proc")
+    for name in names:
         if name.isdigit() and (stat := read_stat(int(name))) is not None and not stat.is_dead:
             found.setdefault(stat.session, []).append(stat.pid)
     return found
