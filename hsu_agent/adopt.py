@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from hsu_agent.host.base import Found
+from hsu_agent.host.base import HOOK_RUN, Found
 from hsu_agent.ledger import Remembered, Run
 from hsu_agent.planning.health import resume
+from hsu_agent.planning.hooks import HookPhase
 from hsu_agent.planning.observed import Desired, Observed, Process
 from hsu_core.model.assignment import LastExit
 from hsu_core.model.ids import InstanceId
@@ -21,6 +22,9 @@ from hsu_core.model.lifecycle import State
 
 IDLE = "idle"
 """Written into the ledger for an instance that has no process and is not waiting for a restart of its own."""
+
+OWES_POST_STOP = "+post_stop"
+"""Follows such a state in the ledger while the post_stop of the ended process has still to be run."""
 
 STRAY = "the ledger does not tell of its processes: they are left alone until the leader's orders come"
 
@@ -58,6 +62,7 @@ def take_over(remembered: Remembered, found: Sequence[Found], boot_id: str) -> T
 
 def adopt_stray(instance: InstanceId, order: Desired, found: Sequence[Found]) -> tuple[Observed, Process] | None:
     """Return the instance with its process, if its marked processes are of one start and the first may be there."""
+    found = [item for item in found if not item.process.run.startswith(HOOK_RUN)]
     leaders = [item.process for item in found if item.is_leader]
     if not leaders or len({item.process.run for item in found}) != 1:
         return None
@@ -80,11 +85,14 @@ def _of_run(run: Run, found: Sequence[Found], boot_id: str) -> tuple[Observed, P
         health=resume(run.order.spec.worker.health, is_started=run.is_started, is_ready=run.is_ready),
         last_exit=run.last_exit,
     )
-    state = _ENDED.get(run.state)
+    word = run.state.removesuffix(OWES_POST_STOP)
+    if word != run.state and not is_other_boot:
+        observed = replace(observed, hooks=HookPhase(owes_post_stop=True))
+    state = _ENDED.get(word)
     if state is not None:
         has_finished = state is not State.RESTARTING
         return replace(observed, state=state, has_finished=has_finished, reason="as the last agent left it"), None
-    if run.state == IDLE or process is None:
+    if word == IDLE or process is None:
         return observed, None
     if is_other_boot:
         last_exit = LastExit(reason="ended when the host was restarted")

@@ -105,6 +105,28 @@ class Preparer:
         directory = self._directory(order, executable, folder)
         return Launch(instance, run, (executable, *arguments), executable, environment, directory, stdout, stderr)
 
+    def prepare_hook(
+        self, order: Desired, run: str, command: tuple[str, ...], stdout: int, stderr: int, *, is_first: bool
+    ) -> Launch:
+        """Return the launch of a hook of the worker; `is_first`: before its files are there. Raises ProcessError."""
+        instance, folder = order.assignment.instance, self._work(order.assignment.instance)
+        try:
+            if is_first:
+                self._write_files(order, folder)
+            os.makedirs(folder, 0o700, exist_ok=True)
+        except OSError as error:
+            what = f"write the files of {instance} below {folder}"
+            raise ProcessError(what, str(error), "free or unlock the data folder") from error
+        environment, base = self.environment(order, run), order.spec.base_directory
+        executable = _executable(self.render(order, command[0]), base, environment["PATH"])
+        program = self.render(order, order.spec.worker.execution.executable_path)
+        worker = os.path.normpath(os.path.join(base or os.getcwd(), program))
+        directory = self._directory(order, worker, folder)
+        if not os.path.isdir(directory):
+            directory = folder  # where the worker's program will be, once this hook has brought it
+        argv = (executable, *(self.render(order, text) for text in command[1:]))
+        return Launch(instance, run, argv, executable, environment, directory, stdout, stderr)
+
     def _write_files(self, order: Desired, folder: str) -> None:
         wanted = {spec.path: self.render(order, spec.content).encode() for spec in order.spec.worker.files}
         if not wanted:

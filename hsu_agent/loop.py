@@ -16,6 +16,7 @@ from collections.abc import Mapping, Set
 
 from hsu_agent import adopt
 from hsu_agent.companions import Companions
+from hsu_agent.hooks import Hooks
 from hsu_agent.host.base import Found, Host
 from hsu_agent.host.ports import busy_numbers
 from hsu_agent.launch import Preparer
@@ -23,19 +24,21 @@ from hsu_agent.ledger import Ledger, Run
 from hsu_agent.logs.capture import Capture
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.planning import health as health_rules
+from hsu_agent.planning import hook_changes, reconcile
 from hsu_agent.planning import observed as changes
-from hsu_agent.planning import reconcile
 from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_agent.probes.runner import ProbeRunner
+from hsu_agent.signals import Signals
 from hsu_agent.starter import Starter
 from hsu_agent.table import Table
 from hsu_agent.timers import Sweeper
 from hsu_agent.turns import TreeEnds, Turns
 from hsu_core.model.assignment import LastExit
-from hsu_core.model.errors import Bug, Conflict, HsuError, NotFound, ProcessError
+from hsu_core.model.errors import Bug, HsuError
+from hsu_core.model.hooks import HookName
 from hsu_core.model.ids import InstanceId
-from hsu_core.model.lifecycle import ALIVE, ALLOWED, Operation, State
+from hsu_core.model.lifecycle import ALIVE, State
 from hsu_core.runtime.tasks import Wake
 
 log = logging.getLogger(__name__)
@@ -70,8 +73,19 @@ class Supervisor:
         self.table = table = Table(node)
         self.status, self.statuses, self._put = table.status, table.statuses, table.put
         self._desired, self._observed = table.desired, table.observed
+        self._signals = Signals(host, table)
+        self.send_signal = self._signals.send
         self._turns = Turns(self._plan)
         self.mark = self._turns.mark
+        self._hooks = Hooks(
+            table=table,
+            preparer=preparer,
+            capture=capture,
+            tasks=tasks,
+            mark=self.mark,
+            fault=self.fault,
+            settled=self._remember_end,
+        )
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
         self._sweeper = Sweeper(self._remove)
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
@@ -94,15 +108,6 @@ class Supervisor:
     def has_workers(self) -> bool:
         """Return whether any worker runs or is to run."""
         return self.table.has_workers
-
-    def send_signal(self, instance: InstanceId, name: str) -> None:
-        """Send a signal to a running instance. Raises NotFound, Conflict, ProcessError."""
-        observed = self._observed.get(instance)
-        if observed is None:
-            raise NotFound(f"signal {instance}", f"it is not on node {self.table.node}")
-        is_allowed = observed.is_alive and observed.state in ALLOWED[Operation.SIGNAL]
-        if observed.process is None or not is_allowed or not self._host.signal(observed.process, name):
-            raise Conflict(f"signal {instance}", f"it is {observed.state} and has no process", "start it first")
 
     # -- orders -----------------------------------------------------------------------------------
 
@@ -185,6 +190,7 @@ class Supervisor:
         if observed is None or observed.process is None or observed.process.run != run:
             return
         self._probes.stop(instance)
+        self._hooks.stop(instance)
         self._capture.drain_now(instance)
         last_exit = self._companions.ended(instance, last_exit)
         ended = changes.exited(observed, last_exit, time.monotonic(), random.random())
@@ -198,7 +204,8 @@ class Supervisor:
     def _remember_end(self, observed: Observed) -> None:
         is_open = observed.has_finished or observed.state is State.RESTARTING
         state = str(observed.state) if is_open and observed.state is not State.STOPPING else adopt.IDLE
-        self._ledger.put_end(observed.instance, state, observed.last_exit, observed.failures)
+        owed = adopt.OWES_POST_STOP if observed.hooks.owes_post_stop else ""
+        self._ledger.put_end(observed.instance, state + owed, observed.last_exit, observed.failures)
 
     def _on_outcome(self, instance: InstanceId, kind: ProbeKind, outcome: Outcome) -> None:
         self._metrics.count_probe(kind, outcome.is_passed)
@@ -249,8 +256,15 @@ class Supervisor:
         observed = self._observed[instance]
         if isinstance(action, reconcile.Spawn):
             self._spawn(observed, action.order)
-        elif isinstance(action, reconcile.SignalStop):
+        elif isinstance(action, reconcile.SignalStop | reconcile.BeginStop):
             self._signal_stop(observed, action)
+        elif isinstance(action, reconcile.SendSignal):
+            self._put(hook_changes.signalled(observed))
+            self._signals.stop(observed, action.signal)
+        elif isinstance(action, reconcile.RunHook):
+            self._hooks.run(observed, action)
+        elif isinstance(action, reconcile.EndHook):
+            self._hooks.cut_short(observed)
         elif isinstance(action, reconcile.KillTree):
             self._kill_tree(observed)
         elif isinstance(action, reconcile.Settle):
@@ -293,22 +307,30 @@ class Supervisor:
         kinds = health_rules.active(observed.order.spec.worker.health, observed.health)
         self._probes.run(observed.instance, observed.order, kinds)
 
-    def _signal_stop(self, observed: Observed, action: reconcile.SignalStop) -> None:
+    def _signal_stop(self, observed: Observed, action: reconcile.SignalStop | reconcile.BeginStop) -> None:
         instance = observed.instance
         self._probes.stop(instance)
+        self._hooks.stop(instance)
         now_s = time.monotonic()
-        try:
-            if observed.process is not None:
-                self._host.signal(observed.process, action.signal)
-        except ProcessError as error:
-            log.warning("%s is killed after its grace: %s", instance, error)
-        self._put(
-            changes.stop_sent(observed, action.event, now_s + action.grace_s, now_s, random.random(), time.time())
-        )
+        if isinstance(action, reconcile.SignalStop):
+            self._signals.stop(observed, action.signal)
+        times = now_s + action.grace_s, now_s, random.random(), time.time()
+        stopping = changes.stop_sent(observed, action.event, *times)
+        if isinstance(action, reconcile.BeginStop) and observed.order is not None:
+            stopping = hook_changes.stop_begun(stopping, action.signal)
+            self._hooks.begin(instance, HookName.PRE_STOP, observed.order)
+        self._put(stopping)
 
     def _kill_tree(self, observed: Observed) -> None:
         instance, process = observed.instance, observed.process
-        if process is not None and not observed.is_alive and self._host.is_tree_empty(instance, process):
+        self._hooks.stop(instance)
+        has_hooks = observed.order is not None and not observed.order.spec.worker.hooks.is_empty
+        if (
+            process is not None
+            and not observed.is_alive
+            and not has_hooks
+            and self._host.is_tree_empty(instance, process)
+        ):
             self._tree_is_empty(instance)
             return
         self._put(changes.killing(observed))
@@ -371,4 +393,5 @@ class Supervisor:
         self._turns.close()
         self._sweeper.close()
         self._probes.close()
+        self._hooks.close()
         self._tree_ends.close()

@@ -16,6 +16,9 @@ AGENT_VARIABLE = "HSU_AGENT"
 RUN_VARIABLE = "HSU_RUN"
 """Environment variables that mark every process of a worker: instance, agent, and which start it belongs to."""
 
+HOOK_RUN = "hook-"
+"""Begins the run of a hook's processes: they are of the instance, but none of them is its worker."""
+
 
 def marker(instance: InstanceId) -> str:
     """Return the value of HSU_INSTANCE: `namespace/app/worker.slot`."""

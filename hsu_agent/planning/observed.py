@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hsu_agent.planning import health as health_rules
+from hsu_agent.planning import hooks as hook_rules
 from hsu_agent.planning import restart
 from hsu_agent.planning.health import Health, Outcome, ProbeKind
+from hsu_agent.planning.hooks import HookPhase
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import ALIVE, Event, State, advance
@@ -100,6 +102,7 @@ class Observed:
     fault: Fault | None = None
     ends_s: tuple[float, ...] = ()
     breaker: BreakerPhase = BreakerPhase.CLOSED
+    hooks: HookPhase = hook_rules.IDLE
 
     @property
     def history(self) -> restart.History:
@@ -135,7 +138,10 @@ def settled(observed: Observed, event: Event, at: float, reason: str = "") -> Ob
 
 def renewed(observed: Observed, order: Desired) -> Observed:
     """Return the instance held to a newer order; a stop forgets that it had finished by itself."""
-    return replace(observed, order=order, has_finished=observed.has_finished and order.wants_process)
+    hooks = observed.hooks
+    if observed.is_alive and hooks.owes_post_stop != (order.spec.worker.hooks.post_stop is not None):
+        hooks = replace(hooks, owes_post_stop=not hooks.owes_post_stop)
+    return replace(observed, order=order, has_finished=observed.has_finished and order.wants_process, hooks=hooks)
 
 
 def spawned(observed: Observed, order: Desired, process: Process, now_s: float, at: float) -> Observed:
@@ -160,6 +166,7 @@ def spawned(observed: Observed, order: Desired, process: Process, now_s: float, 
         has_finished=False,
         health=health,
         fault=None,
+        hooks=hook_rules.after_start(order.spec.worker.hooks),
         breaker=BreakerPhase.CLOSED if observed.breaker is BreakerPhase.CLOSED else BreakerPhase.HALF_OPEN,
         reason=health.reason,
         changed_at=at,
@@ -183,6 +190,7 @@ def spawn_failed(
         state=advance(observed.state, Event.SPAWN_FAILED),
         order=order,
         process=None,
+        hooks=hook_rules.after_end(observed.hooks),
         failures=failures,
         next_start_s=now_s + wait_s,
         reason=f"{reason}; next try in {wait_s:.1f} s",
@@ -201,13 +209,20 @@ def adopted(observed: Observed, process: Process, now_s: float, at: float) -> Ob
         is_alive=True,
         is_tree_empty=False,
         started_s=now_s - ran_s,
+        hooks=hook_rules.after_adoption(observed.order.spec.worker.hooks) if observed.order else hook_rules.IDLE,
         changed_at=at,
     )
 
 
 def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float) -> Observed:
     """Return the instance after the end of its first process; its policy decides what comes next."""
-    ended = replace(observed, is_alive=False, last_exit=last_exit, changed_at=last_exit.at)
+    ended = replace(
+        observed,
+        is_alive=False,
+        last_exit=last_exit,
+        changed_at=last_exit.at,
+        hooks=hook_rules.after_end(observed.hooks),
+    )
     if observed.state is State.STOPPING or observed.order is None or observed.state not in ALIVE:
         return ended
     spec = observed.order.spec.worker.restart
@@ -237,6 +252,7 @@ def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float,
     changed = replace(
         observed, state=advance(observed.state, event), stop_deadline_s=deadline_s, changed_at=at, is_killing=False
     )
+    changed = replace(changed, hooks=hook_rules.after_end(observed.hooks))
     if event is Event.RESTART_REQUESTED and not observed.health.is_alive and observed.order is not None:
         fault = observed.fault or Fault(observed.health.reason)
         end = restart.End(fault.cause, now_s - observed.started_s, now_s, severity=fault.severity)
@@ -250,12 +266,13 @@ def stop_sent(observed: Observed, event: Event, deadline_s: float, now_s: float,
 
 def killing(observed: Observed) -> Observed:
     """Return the instance while its tree is being killed: nothing else is done with it meanwhile."""
-    return replace(observed, is_killing=True)
+    return replace(observed, is_killing=True, hooks=hook_rules.after_end(observed.hooks))
 
 
 def tree_empty(observed: Observed, at: float) -> Observed:
     """Return the instance after its last process has gone."""
-    empty = replace(observed, is_tree_empty=True, is_killing=False, is_alive=False)
+    hooks = hook_rules.after_end(observed.hooks)
+    empty = replace(observed, is_tree_empty=True, is_killing=False, is_alive=False, hooks=hooks)
     if observed.state is not State.STOPPING:
         return empty
     reason = observed.reason if observed.has_finished else ""
@@ -339,7 +356,7 @@ def status_of(observed: Observed, desired: Desired | None, node: str) -> Instanc
 
 
 def _has_process(observed: Observed) -> bool:
-    return observed.is_alive or not observed.is_tree_empty
+    return observed.is_alive or not observed.is_tree_empty or observed.hooks.running is not None
 
 
 def describe_exit(last_exit: LastExit) -> str:

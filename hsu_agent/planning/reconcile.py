@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hsu_agent.planning import stop
+from hsu_agent.planning import hook_changes, stop
 from hsu_agent.planning.observed import Desired, Observed, end_of_stop
+from hsu_core.model.hooks import HookName
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import Event, State
 from hsu_core.model.restarts import BreakerPhase
@@ -39,6 +40,40 @@ class SignalStop:
     event: Event
     signal: str
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BeginStop:
+    """Run pre_stop; the stop signal follows it. The whole takes at most `grace_s`."""
+
+    instance: InstanceId
+    event: Event
+    signal: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignal:
+    """Send the stop signal that waited for pre_stop."""
+
+    instance: InstanceId
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook of this order; it is told when it has ended."""
+
+    instance: InstanceId
+    name: HookName
+    order: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class EndHook:
+    """End the pre_start that runs: it is for an order that is in force no more."""
+
+    instance: InstanceId
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +113,20 @@ class Forget:
     instance: InstanceId
 
 
-Action = Register | Spawn | SignalStop | KillTree | Settle | CloseBreaker | Renew | Forget
+Action = (
+    Register
+    | Spawn
+    | SignalStop
+    | BeginStop
+    | SendSignal
+    | RunHook
+    | EndHook
+    | KillTree
+    | Settle
+    | CloseBreaker
+    | Renew
+    | Forget
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +160,9 @@ def plan_instance(instance: InstanceId, desired: Desired | None, observed: Obser
         return _plan_stopping(observed, now_s)
     if not observed.is_tree_empty:
         return NOTHING if observed.is_killing else Step((KillTree(instance),))
+    if observed.hooks.owes_post_stop and observed.order is not None:
+        is_due = observed.hooks.running is None
+        return Step((RunHook(instance, HookName.POST_STOP, observed.order),)) if is_due else NOTHING
     if observed.state in (State.REGISTERED, State.RESTARTING):
         return _plan_waiting(desired, observed, now_s)
     return _plan_ended(desired, observed)
@@ -121,11 +172,14 @@ def _plan_alive(desired: Desired | None, observed: Observed, now_s: float) -> St
     instance, running = observed.instance, observed.order
     rule = stop.rule(running)
     if desired is None or not desired.wants_process:
-        return Step((SignalStop(instance, Event.STOP_REQUESTED, rule.signal, rule.grace_s),))
+        return _begin_stop(observed, Event.STOP_REQUESTED, rule.signal, rule.grace_s)
     if running is None or desired.needs_other_process_than(running) or not observed.health.is_alive:
         is_kill = observed.fault is not None and observed.fault.is_kill
-        signal, grace_s = ("SIGKILL", 0.0) if is_kill else (rule.signal, rule.grace_s)
-        return Step((SignalStop(instance, Event.RESTART_REQUESTED, signal, grace_s),))
+        if is_kill:
+            return Step((SignalStop(instance, Event.RESTART_REQUESTED, "SIGKILL", 0.0),))
+        return _begin_stop(observed, Event.RESTART_REQUESTED, rule.signal, rule.grace_s)
+    if observed.hooks.owes_post_start:
+        return Step((RunHook(instance, HookName.POST_START, running),))
     if desired != running:
         return Step((Renew(instance, desired),))
     if observed.breaker is BreakerPhase.CLOSED:
@@ -134,23 +188,41 @@ def _plan_alive(desired: Desired | None, observed: Observed, now_s: float) -> St
     return Step((CloseBreaker(instance),)) if now_s >= stable_at_s else Step(wake_at_s=stable_at_s)
 
 
+def _begin_stop(observed: Observed, event: Event, signal: str, grace_s: float) -> Step:
+    has_hook = observed.order is not None and observed.order.spec.worker.hooks.pre_stop is not None
+    begin = BeginStop if has_hook else SignalStop
+    return Step((begin(observed.instance, event, signal, grace_s),))
+
+
 def _plan_stopping(observed: Observed, now_s: float) -> Step:
     if observed.is_tree_empty:
         return Step((Settle(observed.instance, end_of_stop(observed)),))
     if stop.is_kill_due(observed, now_s):
         return Step((KillTree(observed.instance),))
+    if observed.hooks.signal and observed.hooks.running is None:
+        return Step((SendSignal(observed.instance, observed.hooks.signal),))
     return Step(wake_at_s=None if observed.is_killing else observed.stop_deadline_s)
 
 
 def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float) -> Step:
-    if desired is None or not desired.wants_process:
+    hooks = observed.hooks
+    is_wanted = desired is not None and desired.wants_process
+    if hooks.running is not None and not (is_wanted and desired and hooks.key == hook_changes.key_of(desired)):
+        return Step((EndHook(observed.instance),))
+    if desired is None or not is_wanted:
         return Step((Settle(observed.instance, Event.STOP_REQUESTED),))
     is_other = observed.order is not None and desired.needs_other_process_than(observed.order)
     if observed.state is State.RESTARTING and is_other:
         return Step((Settle(observed.instance, Event.RESTART_REQUESTED),))
     if now_s < observed.next_start_s:
         return Step(wake_at_s=observed.next_start_s)
-    return Step((Spawn(observed.instance, desired),))
+    if desired.spec.worker.hooks.pre_start is None:
+        return Step((Spawn(observed.instance, desired),))
+    if hooks.running is not None:
+        return NOTHING
+    if hooks.is_prepared and hooks.key == hook_changes.key_of(desired):
+        return Step((Spawn(observed.instance, desired),))
+    return Step((RunHook(observed.instance, HookName.PRE_START, desired),))
 
 
 def _plan_ended(desired: Desired | None, observed: Observed) -> Step:

@@ -1,0 +1,33 @@
+"""The words of `hooks:`. No meaning yet."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from hsu_core.wire.fields import Duration, Strict, TextList
+
+
+def _command(value: Any) -> Any:
+    """Return the map of a hook; a bare list (or one word) is its command."""
+    return {"command": value} if isinstance(value, list | str) else value
+
+
+class HookModel(Strict):
+    """One hook: program and arguments, and the longest that it may take."""
+
+    command: TextList
+    timeout: Duration | None = None
+
+
+Hook = Annotated[HookModel, BeforeValidator(_command)]
+
+
+class HooksModel(Strict):
+    """The four hooks, in the order in which they run."""
+
+    pre_start: Hook | None = None
+    post_start: Hook | None = None
+    pre_stop: Hook | None = None
+    post_stop: Hook | None = None
