@@ -26,6 +26,8 @@ ENVIRONMENT_READERS = (
     "hsu_core/wire/settings.py",
     "hsu_cluster/cli/",
     "hsu_agent/commands.py",
+    "hsu_agent/local/commands.py",
+    "hsu_agent/local/reader.py",
     "hsu_agent/daemon.py",
     "hsu_agent/keeper.py",
     "hsu_agent/host/",
