@@ -33,6 +33,7 @@ from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_loc
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
+from hsu_agent.notify import NotifySocket
 from hsu_agent.sync import Sync, tls_context
 from hsu_agent.version import program_version
 from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
@@ -86,10 +87,12 @@ async def _run(
     host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
     capture = Capture(settings.data_dir)
     metrics = AgentMetrics()
-    companions = Companions()
+    companions, notices = Companions(), NotifySocket(settings.data_dir, ledger.agent)
+    companions.add(notices)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host.close)
         stack.callback(capture.close)
+        stack.callback(notices.close)
         if settings.metrics_listen is not None:
             try:
                 stack.callback((await serve_metrics(metrics, settings.metrics_listen)).close)
@@ -106,6 +109,7 @@ async def _run(
             metrics=metrics,
             tasks=tasks,
             companions=companions,
+            notices=notices,
         )
         groups = ControllerGroups(ledger.agent, describe_host(settings.data_dir))
         book = UsageBook(ledger.agent, groups, lambda: supervisor.observed)

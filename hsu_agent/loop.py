@@ -23,6 +23,7 @@ from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
 from hsu_agent.logs.capture import Capture
 from hsu_agent.metrics import AgentMetrics
+from hsu_agent.notify import NotifySocket
 from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import hook_changes, reconcile
 from hsu_agent.planning import observed as changes
@@ -61,6 +62,7 @@ class Supervisor:
         metrics: AgentMetrics,
         tasks: asyncio.TaskGroup,
         companions: Companions | None = None,
+        notices: NotifySocket | None = None,
     ) -> None:
         self._host = host
         self._ledger = ledger
@@ -69,7 +71,7 @@ class Supervisor:
         self._metrics = metrics
         self._companions = companions if companions is not None else Companions()
         self._starter = Starter(host, ledger, capture, preparer, self._companions)
-        self._probes = ProbeRunner(preparer, tasks, self._on_outcome)
+        self._probes = ProbeRunner(preparer, tasks, self._on_outcome, notices)
         self.table = table = Table(node)
         self.status, self.statuses, self._put = table.status, table.statuses, table.put
         self._desired, self._observed = table.desired, table.observed

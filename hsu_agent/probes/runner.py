@@ -9,10 +9,12 @@ import asyncio
 import importlib
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hsu_agent.launch import Preparer
+from hsu_agent.notify import NotifySocket
 from hsu_agent.planning.health import Outcome, ProbeKind, next_delay_s
 from hsu_agent.planning.observed import Desired
 from hsu_agent.probes.exec import check_exec
@@ -29,6 +31,7 @@ from hsu_core.model.spec import (
     FileCheck,
     GrpcCheck,
     HttpCheck,
+    NotifyCheck,
     Pairs,
     Probe,
     ProcessCheck,
@@ -57,13 +60,16 @@ class _Probed:
 class ProbeRunner:
     """Owns the probe tasks. They live in the caller's task group and end with it."""
 
-    def __init__(self, preparer: Preparer, tasks: asyncio.TaskGroup, on_outcome: OnOutcome) -> None:
+    def __init__(
+        self, preparer: Preparer, tasks: asyncio.TaskGroup, on_outcome: OnOutcome, notices: NotifySocket | None = None
+    ) -> None:
         self._preparer = preparer
         self._tasks = tasks
         self._on_outcome = on_outcome
         self._probed: dict[InstanceId, _Probed] = {}
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._files = FileChecks()
+        self._notices = notices
         self._check_grpc: CheckGrpc | None = None
 
     def run(self, instance: InstanceId, order: Desired, kinds: tuple[ProbeKind, ...]) -> None:
@@ -88,7 +94,8 @@ class ProbeRunner:
                     probe.initial_delay_s, self._pass, instance, kind, probe.success_threshold
                 )
             else:
-                work = self._repeat(instance, order, kind, probe)
+                is_told = isinstance(probe.check, NotifyCheck)
+                work = self._listen(instance, kind, probe) if is_told else self._repeat(instance, order, kind, probe)
                 probed.tasks[kind] = self._tasks.create_task(work, name=f"{kind} probe of {instance}")
 
     def stop(self, instance: InstanceId) -> None:
@@ -117,6 +124,18 @@ class ProbeRunner:
             delay_s = next_delay_s(probe, tries, has_passed)
             tries += 1
             await asyncio.sleep(delay_s * random.uniform(1 - PERIOD_JITTER, 1 + PERIOD_JITTER))
+
+    async def _listen(self, instance: InstanceId, kind: ProbeKind, probe: Probe) -> None:
+        """Pass on what the worker says, when it says it, and its silence once per period."""
+        notices, period_s = self._notices, probe.period_s
+        await asyncio.sleep(probe.initial_delay_s)
+        since_s = time.monotonic()
+        while notices is not None:
+            outcome = notices.outcome(instance, kind, period_s, since_s)
+            for _ in range(probe.success_threshold if outcome is not None and outcome.is_passed else 1):
+                if outcome is not None:
+                    self._on_outcome(instance, kind, outcome)
+            await notices.wait(instance, kind, period_s, since_s)
 
     async def check(self, order: Desired, probe: Probe) -> Outcome:
         """Return the outcome of one check, within its time limit."""
