@@ -247,6 +247,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from hsu_agent.limits.report import shortfalls_here
     from hsu_agent.local.files import read_workers
 
     try:
@@ -254,6 +255,8 @@ def _validate(options: argparse.Namespace) -> int:
     except InvalidManifest as error:
         return _tell(str(error), WRONG)
     kind = "fault" if options.strict else "warning"
+    for text in shortfalls_here((each.spec.worker for each in workers), options.files[0].absolute().parent):
+        print(f"note: {text}", file=sys.stderr)
     for warning in warnings:
         print(f"{kind}: {warning}", file=sys.stderr)
     if options.strict and warnings:

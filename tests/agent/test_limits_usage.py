@@ -15,6 +15,7 @@ import pytest
 
 from hsu_agent.host.controllers import ControllerGroups
 from hsu_agent.host.procfs import read_boot_id, read_stat
+from hsu_agent.limits.report import shortfalls_here
 from hsu_agent.limits.sampler import folder_bytes
 from hsu_agent.limits.throttle import Throttles
 from hsu_agent.limits.usage import HISTORY_POINTS, History, UsageBook
@@ -22,6 +23,8 @@ from hsu_agent.planning.enforcement import HostLayout
 from hsu_agent.planning.limits import Usage
 from hsu_agent.planning.observed import Observed, Process
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.limits import IoLimits, LimitsSpec
+from hsu_core.model.spec import Execution, WorkerSpec
 from tests.agent.harness import instance, python
 from tests.support.waiting import eventually
 
@@ -155,3 +158,12 @@ def test_the_size_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/usr")
     assert 100_000 <= folder_bytes(str(tmp_path)) < 200_000
     assert folder_bytes(str(tmp_path / "none")) == 0
+
+
+def test_validation_tells_what_this_host_cannot_hold(tmp_path: Path) -> None:
+    plain = WorkerSpec("plain", Execution("true"))
+    limited = WorkerSpec("web", Execution("true"), limits=LimitsSpec(io=IoLimits(max_read_bps=1)))
+    assert shortfalls_here([plain], tmp_path) == []
+    told = shortfalls_here([plain, limited], Path("/proc"))
+    assert len(told) == 1
+    assert told[0].startswith("web: limits.io.max_read_bps is not held on this host: ")
