@@ -11,7 +11,7 @@ from hsu_core.model.spec import WorkerSpec
 
 
 def shortfalls_here(workers: Iterable[WorkerSpec], folder: Path) -> list[str]:
-    """Return a sentence for each limit of a worker that this host cannot hold; `folder` is on the disk that is meant."""
+    """Return a sentence for each limit that this host cannot hold; `folder` is on the disk that is meant."""
     limited = [worker for worker in workers if not worker.limits.is_empty]
     if not limited:
         return []
