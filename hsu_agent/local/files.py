@@ -55,6 +55,7 @@ def read_workers(
                 environment=environment,
                 read_file=lambda name, folder=folder: (folder / name).read_bytes(),  # type: ignore[misc]
                 base_directory=str(folder),
+                is_lenient=True,
             )
         except OSError as error:
             why = (error.strerror or str(error)).lower()
@@ -88,6 +89,7 @@ def native_form(path: Path, environment: Mapping[str, str]) -> tuple[str, tuple[
             environment=environment,
             read_file=lambda name: (folder / name).read_bytes(),
             base_directory=str(folder),
+            is_lenient=True,
         )
     except OSError as error:
         why = (error.strerror or str(error)).lower()

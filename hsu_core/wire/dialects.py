@@ -16,8 +16,70 @@ UNIT_KEYS = {"standard_managed": "managed", "integrated_managed": "integrated"}
 RESTART_KEYS = {"process_profile_multipliers": "worker_profile_multipliers"}
 
 
+LOG_KEYS = {"default": "default_worker"}
+LOG_SYSTEM_KEYS = {
+    "process_directory": "worker_directory",
+    "max_managed_processes": "max_workers",
+    "max_processes": "max_workers",
+}
+
+CONTROL_KEYS = frozenset({"execution", "limits", "restart", "restart_policy", "context_aware_restart"})
+UNIT_KINDS = frozenset({"managed", "unmanaged", "integrated", *UNIT_KEYS})
+
+
 def resolve_dialect(found: FaultList) -> None:
-    """Rename the keys of the second dialect; a document of the first is left alone."""
+    """Rename the keys of the second dialect, and nest what HSU's oldest files have directly in the unit."""
+    _rename_second_dialect(found)
+    _nest_flat_units(found)
+
+
+def _nest_flat_units(found: FaultList) -> None:
+    """Put `unit.execution` and its neighbours where they belong: `unit.managed.control`."""
+    document = found.document
+    workers = document.data.get("workers")
+    if not isinstance(workers, list):
+        return
+    flat = {
+        index
+        for index, item in enumerate(workers)
+        if isinstance(item, dict)
+        and isinstance(item.get("unit"), dict)
+        and "execution" in item["unit"]
+        and not UNIT_KINDS & item["unit"].keys()
+    }
+    if not flat:
+        return
+    nested = [_nested(item) if index in flat else item for index, item in enumerate(workers)]
+
+    def moved(path: Path) -> Path:
+        is_inside = len(path) > 3 and path[0] == "workers" and path[1] in flat and path[2] == "unit"
+        if not is_inside:
+            return path
+        below = ("managed", "control") if path[3] in CONTROL_KEYS else ("managed",)
+        return (*path[:3], *below, *path[3:])
+
+    lines = {moved(path): line for path, line in document.lines.items()}
+    found.document = Document({**document.data, "workers": nested}, document.file, lines)
+    for index in sorted(flat):
+        path = ("workers", index, "unit")
+        found.warn(path, "read as unit.managed.control: HSU's older nesting", code="manifest.dialect")
+
+
+def _nested(worker: Any) -> Any:
+    unit = worker["unit"]
+    control = {key: value for key, value in unit.items() if key in CONTROL_KEYS}
+    rest = {key: value for key, value in unit.items() if key not in CONTROL_KEYS}
+    return {**worker, "unit": {"managed": {**rest, "control": control}}}
+
+
+def _log_collection(body: Any) -> Any:
+    logs = _renamed(body, LOG_KEYS)
+    if isinstance(logs, dict) and "system" in logs:
+        logs["system"] = _renamed(logs["system"], LOG_SYSTEM_KEYS)
+    return logs
+
+
+def _rename_second_dialect(found: FaultList) -> None:
     document = found.document
     if not any(key in document.data for key in TOP_KEYS):
         return
@@ -28,6 +90,8 @@ def resolve_dialect(found: FaultList) -> None:
     workers = data.get("workers")
     if isinstance(workers, list):
         data["workers"] = [_worker(item) for item in workers]
+    if "log_collection" in data:
+        data["log_collection"] = _log_collection(data["log_collection"])
     lines = {_renamed_path(path): line for path, line in document.lines.items()}
     found.document = Document(data, document.file, lines)
     found.warn(

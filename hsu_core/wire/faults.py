@@ -23,9 +23,18 @@ class FaultList:
 
     A later stage looks at what an earlier one left over, so its faults at or above a place that is
     faulty already are consequences and are dropped (`end_stage`). Raises `error` when it is full.
+    `is_lenient`: unknown keys are warnings, as HSU's own programs pass them over.
     """
 
-    def __init__(self, document: Document, what: str, error: type[InvalidManifest] = InvalidManifest) -> None:
+    def __init__(
+        self,
+        document: Document,
+        what: str,
+        error: type[InvalidManifest] = InvalidManifest,
+        *,
+        is_lenient: bool = False,
+    ) -> None:
+        self._is_lenient = is_lenient
         self.document = document
         self.faults: list[Fault] = []
         self.warnings: list[Fault] = []
@@ -105,7 +114,11 @@ class FaultList:
             known = known_keys(model, inner[:-1])
             near = nearest(str(path[-1]), known)
             fix = f"did you mean {near}?" if near else f"known keys here: {', '.join(known)}"
-            self.fault(path, f"unknown key {str(path[-1])[:60]!r}", fix)
+            text = f"unknown key {str(path[-1])[:60]!r}"
+            if self._is_lenient:
+                self.warn(path, f"{text} is passed over", fix, "manifest.unknown-key")
+                return
+            self.fault(path, text, fix)
             self._unknown_in.add(path[:-1])
         elif kind == "missing":
             self.fault(path[:-1], f"key {path[-1]!r} is missing", f"add {path[-1]}")

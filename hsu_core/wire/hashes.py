@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from hsu_core.model.checks import AllCheck, AnyCheck, NotifyCheck
-from hsu_core.model.spec import AppSpec, WorkerSpec
+from hsu_core.model.logging_rules import NO_RULES
+from hsu_core.model.restarts import RestartSpec
+from hsu_core.model.spec import AppSpec, LogSpec, WorkerSpec
 
 HASH_DIGITS = 16
 """64 bits: an accidental match of two revisions of an app is out of the question."""
 
 ADDED_LATER: Mapping[type, frozenset[str]] = {
-    WorkerSpec: frozenset({"limits", "hooks"}),
+    RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
+    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule"}),
+    LogSpec: frozenset({"rules"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
 
@@ -35,8 +39,8 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, hooks, resources, limits, depends_on, guarantee, is_enabled. What a worker is told of its notices at
-    its start (that somebody listens, the time of its watchdog) counts.
+    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled, rules of logs. What a worker is told of its
+    notices at its start (that somebody listens, the time of its watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     return _hash(
@@ -46,7 +50,7 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
             "execution": _content(worker.execution),
             "files": [_content(file) for file in worker.files],
             "id": worker.id,
-            "logs": _content(worker.logs),
+            "logs": _content(replace(worker.logs, rules=NO_RULES)),
             "ports": [_content(port) for port in worker.ports],
             "profile_type": worker.profile_type,
             "type": worker.type,

@@ -20,6 +20,7 @@ from hsu_core.wire.dialects import resolve_dialect
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.hashes import content_hash, spec_hash
 from hsu_core.wire.interpolate import escape
+from hsu_core.wire.log_convert import warn_unused
 from hsu_core.wire.manifest_checks import check_workers
 from hsu_core.wire.manifest_convert import convert_worker
 from hsu_core.wire.manifest_models import ManifestModel, WorkerModel
@@ -53,14 +54,16 @@ def parse_manifest(
     read_file: Callable[[str], bytes] | None,
     base_directory: str = "",
     variables: Mapping[str, str] | None = None,
+    is_lenient: bool = False,
 ) -> ParsedManifest:
     """Return the specification of a manifest. Raises InvalidManifest with all faults.
 
     `namespace` and `app` are what the caller asked for and must not differ from the file's. `environment`
     and `read_file` are None where they must not be used (a master). `base_directory` is the folder of
-    the file, unless the file says another. `variables` win over the file's `vars`.
+    the file, unless the file says another. `variables` win over the file's `vars`. `is_lenient`: unknown keys
+    are warnings, so that a file that HSU's programs accept is accepted.
     """
-    found = FaultList(load_document(text, file), "use manifest")
+    found = FaultList(load_document(text, file), "use manifest", is_lenient=is_lenient)
     if not isinstance(found.document.data, dict):
         what = "is empty" if found.document.data is None else "is not a map of keys"
         found.fault((), f"the manifest {what}", "start with `workers:` and a list below it")
@@ -93,8 +96,11 @@ def _specification(
     identity: tuple[str, str],
     base_directory: str,
 ) -> AppSpec:
-    warn_keys(model, ("master", "log_collection"), (), found)
-    workers = [convert_worker(worker, ("workers", index), found) for index, worker in readable.items()]
+    warn_keys(model, ("master",), (), found)
+    warn_unused(model.log_collection, found)
+    workers = [
+        convert_worker(worker, ("workers", index), found, model.log_collection) for index, worker in readable.items()
+    ]
     spec = AppSpec(
         namespace=identity[0],
         app=identity[1],
