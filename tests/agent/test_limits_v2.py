@@ -17,7 +17,7 @@ from tests.support.guest import find_guest, run_in_guest
     "tests",
     [
         ["tests/agent/test_limits_hosts.py"],
-        ["tests/agent/test_limits.py", "-k", "out_of_memory or share_of_the_processor"],
+        ["tests/agent/test_limits.py", "-k", "out_of_memory"],
     ],
     ids=["controllers", "agent"],
 )
