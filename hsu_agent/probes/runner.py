@@ -21,6 +21,7 @@ from hsu_agent.probes.exec import check_exec
 from hsu_agent.probes.file import FileChecks
 from hsu_agent.probes.http import check_http
 from hsu_agent.probes.tcp import check_tcp
+from hsu_core.model.checks import parts
 from hsu_core.model.errors import HsuError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.spec import (
@@ -47,8 +48,12 @@ SPREAD_S = 0.02
 
 PERIOD_JITTER = 0.05
 
-CONCURRENCY = 64
-"""Checks under way at once over all instances: a thousand slow endpoints must not become a thousand sockets."""
+CONNECTIONS = 512
+"""Checks over the network under way at once over all instances: ten thousand slow endpoints must not become as many
+sockets; and as each is held for its time limit at most, slow ones must not keep the good ones waiting."""
+
+COMMANDS = 32
+"""Commands (`exec`) under way at once: each is a process."""
 
 
 @dataclass(slots=True)
@@ -67,7 +72,8 @@ class ProbeRunner:
         self._tasks = tasks
         self._on_outcome = on_outcome
         self._probed: dict[InstanceId, _Probed] = {}
-        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._connections = asyncio.Semaphore(CONNECTIONS)
+        self._commands = asyncio.Semaphore(COMMANDS)
         self._files = FileChecks()
         self._notices = notices
         self._check_grpc: CheckGrpc | None = None
@@ -116,8 +122,10 @@ class ProbeRunner:
     async def _repeat(self, instance: InstanceId, order: Desired, kind: ProbeKind, probe: Probe) -> None:
         await asyncio.sleep(probe.initial_delay_s + random.uniform(0, SPREAD_S))
         tries, has_passed = 0, False
+        is_command = any(isinstance(check, ExecCheck) for check in parts(probe.check))
+        slots = self._commands if is_command else self._connections
         while True:
-            async with self._slots:
+            async with slots:
                 outcome = await self.check(order, probe)
             self._on_outcome(instance, kind, outcome)
             has_passed = has_passed or outcome.is_passed

@@ -10,8 +10,8 @@ from hsu_agent.planning.health import Outcome
 async def check_tcp(host: str, port: int) -> Outcome:
     """Return whether a connection opens. The caller limits the time."""
     try:
-        _, writer = await asyncio.open_connection(host, port)
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, port)
     except OSError as error:
         return Outcome(False, f"tcp {host}:{port}: {error.strerror or error}")
-    writer.transport.abort()
+    transport.abort()
     return Outcome(True, f"tcp {host}:{port}: open")

@@ -138,3 +138,37 @@ def test_a_command_that_forks_without_end_is_ended_with_all_its_children(tmp_pat
 
 def test_a_command_that_leaves_a_daemon_behind_its_output_does_not_hang_the_check(tmp_path: Path) -> None:
     assert check(ExecCheck(("sh", "-c", "sleep 1000 & exit 0")), tmp_path).is_passed
+
+
+def test_a_command_that_writes_without_end_is_killed_before_its_time(tmp_path: Path) -> None:
+    found = check(ExecCheck(("sh", "-c", f"echo $$ > {tmp_path}/pid; exec yes")), tmp_path, timeout_s=60.0)
+    assert found == Outcome(False, "exec sh: wrote more than 16 MiB and was killed")
+    pid = int((tmp_path / "pid").read_text())
+    asyncio.run(eventually(lambda: not is_running(pid)))
+
+
+def test_a_hundred_hanging_endpoints_do_not_keep_a_good_one_waiting(tmp_path: Path) -> None:
+    async def run() -> None:
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        passed: list[int] = []
+        async with asyncio.TaskGroup() as tasks:
+            preparer = Preparer("node-1", "me", tmp_path, os.environ)
+            runner = ProbeRunner(
+                preparer, tasks, lambda which, kind, outcome: passed.append(which.slot) if outcome.is_passed else None
+            )
+            for slot in range(101):
+                asked = TcpCheck(port) if slot == 100 else HttpCheck(port)
+                probe = Probe(asked, period_s=60.0, timeout_s=30.0)
+                assignment, spec = order("sleep", "1", slot=slot, health=HealthSpec(readiness=probe))
+                runner.run(instance(slot=slot), Desired(assignment, spec), (ProbeKind.READINESS,))
+            await eventually(lambda: passed == [100], within_s=10.0)
+            runner.close()
+        server.close()
+
+    asyncio.run(run())
