@@ -225,3 +225,21 @@ def test_a_worker_of_an_earlier_agent_is_watched_on(tmp_path: Path, agents: list
         await ended(master, "its limit is 64MiB (limits.memory.max_rss)")
 
     play(tmp_path, agents, scenario)
+
+
+def test_a_worker_is_slowed_and_runs_on(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    needs("cpu")
+
+    async def scenario(master: FakeMaster, agent: AgentProcess) -> None:
+        await master.put(limited(GREEDY, memory(LimitPolicy.THROTTLE)))
+        status = await status_where(master, instance(), state=State.RUNNING)
+        await eventually(lambda: "shop/web.0 is slowed: uses" in agent.log.read_text())
+        controller = describe_host(Path("/")).controller("cpu")
+        assert controller is not None
+        file = "cpu.max" if controller.version == 2 else "cpu.cfs_quota_us"
+        quota = next(Path(controller.folder, f"hsu-{agent.identity()}").glob(f"*/{file}")).read_text().split()[0]
+        assert 0 < int(quota) <= 20_000
+        assert status.pid is not None
+        assert is_running(status.pid)
+
+    play(tmp_path, agents, scenario)
