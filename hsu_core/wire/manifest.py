@@ -19,6 +19,7 @@ from hsu_core.model.spec import AppSpec
 from hsu_core.wire.dialects import resolve_dialect
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.hashes import content_hash, spec_hash
+from hsu_core.wire.integrated import resolve_integrated
 from hsu_core.wire.interpolate import escape
 from hsu_core.wire.log_convert import warn_unused
 from hsu_core.wire.manifest_checks import check_workers
@@ -71,6 +72,7 @@ def parse_manifest(
     resolve_dialect(found)
     expander = resolve_variables(found, environment, variables or {})
     resolve_extends(found)
+    resolve_integrated(found)
     inline_files(found, expander, read_file)
     found.end_stage()
     model = found.check(ManifestModel)

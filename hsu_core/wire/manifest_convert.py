@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from hsu_core.model.spec import (
     Affinity,
@@ -24,6 +25,8 @@ from hsu_core.wire.fields import nearest
 from hsu_core.wire.health_convert import convert_health
 from hsu_core.wire.hook_convert import convert_hooks
 from hsu_core.wire.limit_convert import convert_limits, reservation
+from hsu_core.wire.log_convert import convert_log_rules
+from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.manifest_models import (
     PlacementModel,
     RolloutModel,
@@ -31,6 +34,7 @@ from hsu_core.wire.manifest_models import (
     WorkerModel,
 )
 from hsu_core.wire.restart_convert import convert_restart
+from hsu_core.wire.schedule_convert import convert_schedule
 from hsu_core.wire.tree import Path
 from hsu_core.wire.unit_convert import convert_unit, warn_keys
 
@@ -41,10 +45,14 @@ _NODE_KEYS = ("node.name", "node.os", "node.arch", "node.version")
 _OPERAND_LIMIT = 200
 """Longest right side of a constraint: a longer regular expression is not one a person wrote."""
 
+LOG_COLLECTION: Path = ("unit", "managed", "control", "log_collection")
+
 SMALLEST_SEGMENT_BYTES = 64 * 1024
 
 
-def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSpec | None:
+def convert_worker(
+    model: WorkerModel, path: Path, found: FaultList, collection: LogCollectionModel | None = None
+) -> WorkerSpec | None:
     """Return the specification of a worker, or None when its kind is not carried out."""
     if not _is_managed(model, path, found) or model.unit.managed is None:
         return None
@@ -59,6 +67,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
     if model.limits is not None and not unit.limits.is_empty:
         found.fault((*path, "limits"), "limits are described here and in the unit", "keep one of them")
     limits = convert_limits(model.limits, (*path, "limits"), found) if model.limits is not None else unit.limits
+    restart = convert_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec()
     reserved = reservation(limits)
     default = WorkerSpec(model.id, unit.execution)
     resources = model.resources
@@ -71,7 +80,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         ports=tuple(PortSpec(name, number) for name, number in sorted((model.ports or {}).items())),
         files=tuple(FileSpec(name, body.content or "") for name, body in sorted((model.files or {}).items())),
         health=convert_health(model.health, (*path, "health"), found) or unit.health or HealthSpec(),
-        restart=convert_restart(model.restart, path, found) if model.restart else unit.restart or RestartSpec(),
+        restart=restart,
         stop=_stop(model) or unit.stop or StopSpec(),
         resources=Resources(
             reserved.cpu_milli if resources is None or resources.cpu is None else resources.cpu,
@@ -79,7 +88,12 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         ),
         placement=_placement(model.placement, (*path, "placement"), found),
         rollout=_rollout(model.rollout, (*path, "rollout"), found),
-        logs=_logs(model, (*path, "logs"), found),
+        logs=replace(
+            _logs(model, (*path, "logs"), found),
+            rules=convert_log_rules(
+                collection, model.unit.managed.control.log_collection, (*path, *LOG_COLLECTION), found
+            ),
+        ),
         guarantee=_guarantee(model, path, found),
         depends_on=tuple(sorted(model.depends_on or {})),
         dependency_conditions=tuple(
@@ -89,6 +103,7 @@ def convert_worker(model: WorkerModel, path: Path, found: FaultList) -> WorkerSp
         ),
         limits=limits,
         hooks=convert_hooks(model.hooks, path, found),
+        schedule=convert_schedule(model, restart, path, found),
     )
 
 
@@ -97,8 +112,10 @@ def _is_managed(model: WorkerModel, path: Path, found: FaultList) -> bool:
     if kind != "managed":
         found.fault(
             (*path, "type"),
-            f"{kind} units are not carried out by this version, only managed ones",
-            "use type: managed, or leave the worker out",
+            "unmanaged units are not carried out by this version"
+            if kind == "unmanaged"
+            else "the worker has no block unit.integrated.control.execution, or other blocks beside it",
+            "leave the worker out" if kind == "unmanaged" else "write unit: {integrated: {control: ...}}",
         )
         return False
     for other in ("unmanaged", "integrated"):

@@ -201,3 +201,24 @@ def test_files_are_checked_and_converted_without_an_agent(agent: LocalAgent, tmp
     assert "workers:" in native
     second.write_text(native)
     assert agent.run("validate", str(second)).returncode == 0
+
+
+def test_an_integrated_program_is_told_its_port(agent: LocalAgent) -> None:
+    execution = json.dumps({"executable_path": "/bin/sh", "args": ["-c", 'echo "$@"; exec sleep 1000', "program"]})
+    control = f"{{control: {{execution: {execution}}}, health_check_run_options: {{enabled: false}}}}"
+    agent.file.write_text(f"workers: [{{id: core, type: integrated, unit: {{integrated: {control}}}}}]")
+    agent.start()
+    agent.until(agent.all_run, "it runs")
+    (found,) = agent.instances().values()
+    expected = f"--port {found['ports']['integrated']}\n"
+    agent.until(lambda: agent.said("logs") == expected, "it has told")
+
+
+def test_an_integrated_program_is_ready_when_it_answers(agent: LocalAgent) -> None:
+    execution = json.dumps({"executable_path": "/bin/sh", "args": ["-c", "exec sleep 1000"]})
+    options = "health_check_run_options: {interval: 100ms, timeout: 100ms, retries: 1000}"
+    integrated = f"{{control: {{execution: {execution}}}, {options}}}"
+    agent.file.write_text(f"workers: [{{id: core, type: integrated, unit: {{integrated: {integrated}}}}}]")
+    agent.start()
+    agent.until(lambda: "grpc" in [*agent.instances().values(), {"reason": ""}][0]["reason"], "it is asked")
+    assert agent.run("status").returncode == 1
