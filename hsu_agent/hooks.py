@@ -41,7 +41,6 @@ class Hooks:
 
     def __init__(
         self,
-        *,
         table: Table,
         preparer: Preparer,
         capture: Capture,
@@ -60,8 +59,12 @@ class Hooks:
         self._running: dict[InstanceId, asyncio.Task[None]] = {}
         self._is_closed = False
 
-    def run(self, observed: Observed, action: reconcile.RunHook) -> None:
-        """Begin a hook; the instance is planned anew when it has ended."""
+    def apply(self, observed: Observed, action: reconcile.RunHook | reconcile.EndHook) -> None:
+        """Begin a hook (the instance is planned anew when it has ended), or kill one for an order of the past."""
+        if isinstance(action, reconcile.EndHook):
+            self.stop(observed.instance)
+            self._table.put(hook_changes.cut_short(observed))
+            return
         self._table.put(hook_changes.begun(observed, action.name, action.order))
         self.begin(observed.instance, action.name, action.order)
 
@@ -75,11 +78,6 @@ class Hooks:
         """Kill the hook that runs for an instance, if one does; nothing is told of its end."""
         if self._running and (task := self._running.pop(instance, None)) is not None:
             task.cancel()
-
-    def cut_short(self, observed: Observed) -> None:
-        """Kill a pre_start that is for an order in force no more."""
-        self.stop(observed.instance)
-        self._table.put(hook_changes.cut_short(observed))
 
     def close(self) -> None:
         """Wait for no hook any more: those under way run on."""

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Mapping, Set
 
-from hsu_agent import adopt
+from hsu_agent import adopt, schedules
 from hsu_agent.companions import Companions
 from hsu_agent.hooks import Hooks
 from hsu_agent.host.base import Found, Host
@@ -79,15 +79,7 @@ class Supervisor:
         self.send_signal = self._signals.send
         self._turns = Turns(self._plan)
         self.mark = self._turns.mark
-        self._hooks = Hooks(
-            table=table,
-            preparer=preparer,
-            capture=capture,
-            tasks=tasks,
-            mark=self.mark,
-            fault=self.fault,
-            settled=self._remember_end,
-        )
+        self._hooks = Hooks(table, preparer, capture, tasks, self.mark, self.fault, self._remember_end)
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
         self._sweeper = Sweeper(self._remove)
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
@@ -241,7 +233,9 @@ class Supervisor:
             return
         for _ in range(STEPS_LIMIT):
             now_s = time.monotonic()
-            step = reconcile.plan_instance(instance, self._desired.get(instance), self._observed.get(instance), now_s)
+            step = reconcile.plan_instance(
+                instance, self._desired.get(instance), self._observed.get(instance), now_s, time.time()
+            )
             if step.wake_at_s is not None:
                 self._turns.wake_at(step.wake_at_s, instance)
             if not step.actions:
@@ -263,10 +257,8 @@ class Supervisor:
         elif isinstance(action, reconcile.SendSignal):
             self._put(hook_changes.signalled(observed))
             self._signals.stop(observed, action.signal)
-        elif isinstance(action, reconcile.RunHook):
-            self._hooks.run(observed, action)
-        elif isinstance(action, reconcile.EndHook):
-            self._hooks.cut_short(observed)
+        elif isinstance(action, reconcile.RunHook | reconcile.EndHook):
+            self._hooks.apply(observed, action)
         elif isinstance(action, reconcile.KillTree):
             self._kill_tree(observed)
         elif isinstance(action, reconcile.Settle):
@@ -275,6 +267,8 @@ class Supervisor:
             self._remember_end(settled)
         elif isinstance(action, reconcile.CloseBreaker):
             self._put(changes.stable(observed))
+        elif isinstance(action, reconcile.PlanRun | reconcile.TakeRun):
+            self._put(schedules.apply(observed, action, at))
         elif isinstance(action, reconcile.Renew):
             self._renew(observed, action.order)
         else:

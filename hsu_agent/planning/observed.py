@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import hooks as hook_rules
 from hsu_agent.planning import restart
+from hsu_agent.planning.cron import NextRun
 from hsu_agent.planning.health import Health, Outcome, ProbeKind
 from hsu_agent.planning.hooks import HookPhase
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
@@ -103,6 +104,7 @@ class Observed:
     ends_s: tuple[float, ...] = ()
     breaker: BreakerPhase = BreakerPhase.CLOSED
     hooks: HookPhase = hook_rules.IDLE
+    next_run: NextRun | None = None
 
     @property
     def history(self) -> restart.History:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hsu_agent.planning import hook_changes, stop
+from hsu_agent.planning import cron, hook_changes, stop
 from hsu_agent.planning.observed import Desired, Observed, end_of_stop
 from hsu_core.model.hooks import HookName
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import Event, State
 from hsu_core.model.restarts import BreakerPhase
+from hsu_core.model.schedules import ScheduleSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,22 @@ class CloseBreaker:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanRun:
+    """Find the next run of a schedule."""
+
+    instance: InstanceId
+    schedule: ScheduleSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TakeRun:
+    """The time of a run has come (or somebody asks for one): it starts next."""
+
+    instance: InstanceId
+    schedule: ScheduleSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """Hold the instance to a newer order that needs no other process."""
 
@@ -124,6 +141,8 @@ Action = (
     | KillTree
     | Settle
     | CloseBreaker
+    | PlanRun
+    | TakeRun
     | Renew
     | Forget
 )
@@ -139,19 +158,27 @@ class Step:
 
 NOTHING = Step()
 
+LOOK_S = 20.0
+"""Between two looks at the clock of an instance that waits for its next run: clocks are set."""
+
 
 def reconcile(
-    desired: Mapping[InstanceId, Desired], observed: Mapping[InstanceId, Observed], now_s: float
+    desired: Mapping[InstanceId, Desired],
+    observed: Mapping[InstanceId, Observed],
+    now_s: float,
+    now_at: float = 0.0,
 ) -> list[Action]:
     """Return the actions that bring this host closer to its orders."""
     actions: list[Action] = []
     for instance in sorted(desired.keys() | observed.keys()):
-        actions += plan_instance(instance, desired.get(instance), observed.get(instance), now_s).actions
+        actions += plan_instance(instance, desired.get(instance), observed.get(instance), now_s, now_at).actions
     return actions
 
 
-def plan_instance(instance: InstanceId, desired: Desired | None, observed: Observed | None, now_s: float) -> Step:
-    """Return the next step of one instance."""
+def plan_instance(
+    instance: InstanceId, desired: Desired | None, observed: Observed | None, now_s: float, now_at: float = 0.0
+) -> Step:
+    """Return the next step of one instance; `now_at` is the clock on the wall, for schedules."""
     if observed is None:
         return NOTHING if desired is None else Step((Register(instance),))
     if observed.state in (State.STARTING, State.RUNNING):
@@ -163,6 +190,9 @@ def plan_instance(instance: InstanceId, desired: Desired | None, observed: Obser
     if observed.hooks.owes_post_stop and observed.order is not None:
         is_due = observed.hooks.running is None
         return Step((RunHook(instance, HookName.POST_STOP, observed.order),)) if is_due else NOTHING
+    schedule = desired.spec.worker.schedule if desired is not None and desired.wants_process else None
+    if desired is not None and schedule is not None and observed.state is not State.RESTARTING:
+        return _plan_scheduled(desired, schedule, observed, now_s, now_at)  # but for a retry within a run
     if observed.state in (State.REGISTERED, State.RESTARTING):
         return _plan_waiting(desired, observed, now_s)
     return _plan_ended(desired, observed)
@@ -223,6 +253,32 @@ def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float) -> 
     if hooks.is_prepared and hooks.key == hook_changes.key_of(desired):
         return Step((Spawn(observed.instance, desired),))
     return Step((RunHook(observed.instance, HookName.PRE_START, desired),))
+
+
+def _plan_scheduled(desired: Desired, schedule: ScheduleSpec, observed: Observed, now_s: float, now_at: float) -> Step:
+    """Between runs it is stopped (or failed, if the last one did); registered means that its run begins."""
+    instance, planned = observed.instance, observed.next_run
+    if observed.state is State.REGISTERED:
+        is_begun = planned is not None and planned.is_taken
+        return _plan_waiting(desired, observed, now_s) if is_begun else _settle(observed, Event.STOP_REQUESTED)
+    begin = Step((TakeRun(instance, schedule), Settle(instance, Event.START_REQUESTED)))
+    if observed.order is not None and observed.order.assignment.generation != desired.assignment.generation:
+        return begin  # somebody asked for a restart: that is a run now
+    if not observed.has_finished and not observed.health.is_alive and observed.order is not None:
+        return begin  # its probes or a rule ended it within the run
+    if desired != observed.order:
+        return Step((Renew(instance, desired),))
+    if planned is None or planned.is_taken or planned.schedule != schedule:
+        return Step((PlanRun(instance, schedule),))
+    if now_at < planned.at:
+        return Step(wake_at_s=now_s + min(planned.at - now_at, LOOK_S))
+    if now_at > planned.at + cron.LATE_S and not schedule.is_catching_up:
+        return Step((PlanRun(instance, schedule),))
+    return begin
+
+
+def _settle(observed: Observed, event: Event) -> Step:
+    return Step((Settle(observed.instance, event),))
 
 
 def _plan_ended(desired: Desired | None, observed: Observed) -> Step:

@@ -99,6 +99,8 @@ def has_ended(status: InstanceStatus) -> bool:
 
 def is_completed(status: InstanceStatus, spec: WorkerSpec) -> bool:
     """Return whether it ended well and its policy wants no other start: as good as ready (a task is done)."""
+    if spec.schedule is not None and status.state is State.STOPPED:
+        return True  # it waits for its next run
     return (
         status.state is State.STOPPED
         and spec.restart.policy in (RestartPolicy.NEVER, RestartPolicy.ON_FAILURE)

@@ -26,6 +26,7 @@ from hsu_core.model.limits import NO_LIMITS, LimitsSpec
 from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
+from hsu_core.model.schedules import ScheduleSpec
 
 
 class WorkerType(StrEnum):
@@ -213,6 +214,7 @@ class WorkerSpec:
     """What is waited for, by worker id: started, completed or completed_successfully; else healthy."""
     limits: LimitsSpec = NO_LIMITS
     hooks: HooksSpec = NO_HOOKS
+    schedule: ScheduleSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled, rules of logs. What a worker is told of its
-    notices at its start (that somebody listens, the time of its watchdog) counts.
+    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled, rules of logs. What a worker
+    is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     return _hash(

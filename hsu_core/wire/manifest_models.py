@@ -171,6 +171,9 @@ class WorkerModel(Strict):
     restart: RestartModel | None = None
     stop: StopModel | None = None
     hooks: HooksModel | None = None
+    schedule: Text | None = None
+    timezone: Text | None = None
+    catch_up: Boolean | None = None
     logs: LogsModel | None = None
     guarantee: Annotated[str, BeforeValidator(choice("available", "strict"))] | None = None
     rollout: RolloutModel | None = None

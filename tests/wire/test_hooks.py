@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsu_core.model.hooks import NO_HOOKS, HooksSpec, HookSpec
+from hsu_core.model.hooks import NO_HOOKS, HookSpec, HooksSpec
 from hsu_core.wire.hashes import spec_hash
 from tests.wire.builders import faults, manifest, parse_worker, worker
 
@@ -17,8 +17,8 @@ def test_a_hook_is_a_command_with_a_time_or_a_bare_list() -> None:
 def test_an_empty_command_and_no_time_are_faults_with_their_path() -> None:
     found = faults(manifest(worker(hooks={"pre_start": [], "pre_stop": {"command": ["x"], "timeout": "0s"}})))
     assert [fault.path for fault in found] == [
-        "workers[0].hooks.pre_start.command",
-        "workers[0].hooks.pre_stop.timeout",
+        "workers[web].hooks.pre_start.command",
+        "workers[web].hooks.pre_stop.timeout",
     ]
     assert all(fault.fix for fault in found)
 
