@@ -31,6 +31,7 @@ from hsu_agent.limits.enforcer import LimitKeeper
 from hsu_agent.limits.usage import UsageBook
 from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_local, serve_cluster_member
 from hsu_agent.logs.capture import Capture
+from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
@@ -124,6 +125,8 @@ async def _run(
             worker_files_limit=limit,
         )
         companions.add(limits)
+        collector = LogCollector(capture, settings.data_dir, settings.node, tasks)
+        companions.add(collector)
         metrics.observe_use(book.latest)
         metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
         supervisor.load()
@@ -143,6 +146,7 @@ async def _run(
             await _obey_cluster(settings, supervisor, book, sync, stop.event)
         supervisor.close()
         limits.close()
+        await collector.close()
 
 
 async def _obey_cluster(
@@ -159,7 +163,7 @@ async def _obey_cluster(
 
 
 async def _stop_workers(supervisor: Supervisor) -> None:
-    graces_s = [order.spec.worker.stop.grace_s for order in supervisor.desired.values()]
+    graces_s = [stop_rules.longest_s(order) for order in supervisor.desired.values()]
     try:
         async with asyncio.timeout(max(graces_s, default=0.0) + STOP_MARGIN_S):
             await supervisor.stop_all()

@@ -16,6 +16,10 @@ ENTRY_PAUSE_S = 0.05
 """Least time between two entries of a stream: how exact the order of merged streams is."""
 
 
+LAST_AT = 253_402_300_000.0
+"""The end of the year 9999: a later time is a torn entry."""
+
+
 def index_path(stream: str, inode: int) -> str:
     """Return the path of the index of a segment of the stream whose newest segment is the file `stream`."""
     return f"{stream}.{inode}.idx"
@@ -75,8 +79,10 @@ class IndexReader:
             for line in text[:end].splitlines():
                 at, _, offset = line.partition(b" ")
                 with contextlib.suppress(ValueError):
-                    if not self._offsets or int(offset) >= self._offsets[-1]:
-                        self._times.append(float(at))
+                    seconds = float(at)
+                    is_sane = 0 <= seconds < LAST_AT and int(offset) >= (self._offsets[-1] if self._offsets else 0)
+                    if is_sane:
+                        self._times.append(seconds)
                         self._offsets.append(int(offset))
 
     def at(self, offset: int) -> float:

@@ -38,8 +38,9 @@ class LineCursor:
         self._descriptor = -1
         self._index: IndexReader | None = None
         self._offset = 0
-        self._pending = b""
-        self._pending_at = 0.0
+        self._text = b""
+        self._begin = 0
+        self._base = 0
 
     def place(self, lines: int, since_at: float | None) -> None:
         """Stand `lines` lines before the end (ALL_LINES: at the start), and not before `since_at`."""
@@ -87,32 +88,31 @@ class LineCursor:
         """Return (inode of the segment, offset behind the last whole line); (0, 0) before the first output."""
         if self._descriptor < 0:
             return 0, 0
-        return os.fstat(self._descriptor).st_ino, self._offset - len(self._pending)
+        return os.fstat(self._descriptor).st_ino, max(0, self._offset - len(self._text) + self._begin)
 
     def lines(self) -> Iterator[Line]:
-        """Yield the whole lines that are there now."""
-        while block := self._block():
-            start = self._offset - len(block)
-            text = self._pending + block
-            base = start - len(self._pending)
-            begin = 0
-            first_at = self._pending_at if self._pending else self._at(base)
-            while (end := text.find(b"\n", begin)) >= 0:
-                at = first_at if begin == 0 else self._at(base + begin)
-                self._pending = text[end + 1 :] if text.find(b"\n", end + 1) < 0 else b""
-                self._pending_at = self._at(base + end + 1)
-                yield at, self._stream, text[begin:end]
-                begin = end + 1
-            self._pending = text[begin:]
-            self._pending_at = first_at if begin == 0 else self._at(base + begin)
-            if len(self._pending) >= LINE_LIMIT_BYTES:
+        """Yield the whole lines that are there now. It may be left at any line and called again later."""
+        while True:
+            end = self._text.find(b"\n", self._begin)
+            if end >= 0:
+                at, line = self._at(self._base + self._begin), self._text[self._begin : end]
+                self._begin = end + 1
+                yield at, self._stream, line
+                continue
+            if len(self._text) - self._begin >= LINE_LIMIT_BYTES:
                 yield from self.rest()
+            block = self._block()
+            if not block:
+                return
+            left = self._text[self._begin :]
+            self._text, self._begin = left + block, 0
+            self._base = self._offset - len(self._text)
 
     def rest(self) -> Iterator[Line]:
         """Yield the line that has not ended yet, if there is one."""
-        if self._pending:
-            pending, self._pending = self._pending, b""
-            yield self._pending_at, self._stream, pending
+        begin, self._begin = self._begin, len(self._text)
+        if begin < self._begin:
+            yield self._at(self._base + begin), self._stream, self._text[begin:]
 
     def _at(self, offset: int) -> float:
         return self._index.at(max(0, offset)) if self._index is not None else 0.0

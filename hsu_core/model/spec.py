@@ -23,6 +23,7 @@ from hsu_core.model.checks import ProcessCheck as ProcessCheck
 from hsu_core.model.checks import TcpCheck as TcpCheck
 from hsu_core.model.hooks import NO_HOOKS, HooksSpec
 from hsu_core.model.limits import NO_LIMITS, LimitsSpec
+from hsu_core.model.logging_rules import NO_RULES, LogRules
 from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
@@ -187,6 +188,7 @@ class LogSpec:
 
     segment_bytes: int = 10_000_000
     segments: int = 5
+    rules: LogRules = NO_RULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from hsu_core.wire.fields import (
 from hsu_core.wire.health_models import HealthModel, PortNumber
 from hsu_core.wire.hook_models import HooksModel
 from hsu_core.wire.limit_models import Limits
+from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.restart_models import RestartModel
 from hsu_core.wire.unit_models import Unit
 
@@ -199,4 +200,4 @@ class ManifestModel(Strict):
     templates: dict[str, Any] | None = None
     workers: list[Any]
     master: MasterBlock | None = None
-    log_collection: Any = None
+    log_collection: LogCollectionModel | None = None

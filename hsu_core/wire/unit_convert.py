@@ -63,7 +63,7 @@ def warn_keys(model: BaseModel, keys: tuple[str, ...], path: Path, found: FaultL
 
 
 def _warn_unused(control: Control, path: Path, found: FaultList) -> None:
-    warn_keys(control, ("process_file", "log_collection"), path, found)
+    warn_keys(control, ("process_file",), path, found)
 
 
 def _stop(control: Control) -> StopSpec | None:

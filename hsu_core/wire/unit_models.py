@@ -22,6 +22,7 @@ from hsu_core.wire.fields import (
     choice,
 )
 from hsu_core.wire.limit_models import Limits
+from hsu_core.wire.log_models import WorkerLogModel
 from hsu_core.wire.restart_models import ContextAwareRestart, LegacyRestart, Policy
 
 
@@ -55,7 +56,7 @@ class Control(Strict):
     limits: Limits | None = None
     graceful_timeout: Duration | None = None
     stop_signal: Signal | None = None
-    log_collection: Any = None
+    log_collection: WorkerLogModel | None = None
 
 
 class HsuHttp(Strict):

@@ -305,10 +305,10 @@ def test_base_directory_of_the_file_wins() -> None:
 
 
 def test_settings_of_hsus_master_are_named_as_not_carried_out() -> None:
-    parsed = parse(manifest(master={"port": 50055}, log_collection={"enabled": True}))
+    parsed = parse(manifest(master={"port": 50055}, log_collection={"system": {}}))
     assert [(item.path, item.code) for item in parsed.warnings] == [
         ("master", "manifest.not-carried-out"),
-        ("log_collection", "manifest.not-carried-out"),
+        ("log_collection.system", "manifest.not-carried-out"),
     ]
 
 
