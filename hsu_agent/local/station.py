@@ -17,6 +17,7 @@ from hsu_agent.local.control import ControlServer, socket_path
 from hsu_agent.local.orders import LocalOrders
 from hsu_agent.local.verbs import Usage, read_in_child, reading_verbs, refusing_verbs, steering_verbs
 from hsu_agent.loop import Supervisor
+from hsu_agent.planning import stop as stop_rules
 from hsu_agent.planning.local import LocalWorker
 from hsu_core.model.errors import Conflict, HsuError
 from hsu_core.model.ids import InstanceId
@@ -151,7 +152,7 @@ async def _reload_when_asked(orders: LocalOrders, local: LocalRun, stop: Stop, d
 
 
 async def _end_all(orders: LocalOrders, supervisor: Supervisor) -> None:
-    graces_s = [order.spec.worker.stop.grace_s for order in supervisor.desired.values()]
+    graces_s = [stop_rules.longest_s(order) for order in supervisor.desired.values()]
     chain = max((len(order.spec.worker.depends_on) + 1 for order in supervisor.desired.values()), default=1)
     try:
         async with asyncio.timeout(max(graces_s, default=0.0) * chain + END_MARGIN_S):

@@ -14,6 +14,12 @@ def rule(order: Desired | None) -> StopSpec:
     return order.spec.worker.stop if order is not None else UNKNOWN_ORDER
 
 
+def longest_s(order: Desired) -> float:
+    """Return the longest that a stop of an order takes by its own rules, in seconds: grace and post_stop."""
+    after = order.spec.worker.hooks.post_stop
+    return order.spec.worker.stop.grace_s + (after.timeout_s if after is not None else 0.0)
+
+
 def is_kill_due(observed: Observed, now_s: float) -> bool:
     """Return whether what is left of a stopping instance is to be killed: its first process ended or grace is over."""
     if observed.is_tree_empty or observed.is_killing:
