@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
-from hsu_core.model.happenings import Happening, happening
 from hsu_core.model.assignment import InstanceStatus, LastExit
 from hsu_core.model.errors import HsuError, StoreError
+from hsu_core.model.happenings import Happening, happening
 from hsu_core.model.ids import SLOT_LIMIT, InstanceId, is_name
 from hsu_core.model.lifecycle import Event, State, advance
 from hsu_core.runtime.tasks import Wake

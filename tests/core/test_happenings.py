@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hsu_core.model.happenings import happening
 from hsu_core.model.assignment import InstanceStatus, LastExit
+from hsu_core.model.happenings import happening
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
 
