@@ -79,7 +79,7 @@ class Capture:
         present = self._captured.get(instance)
         if present is not None:
             for stream in present.streams.values():
-                stream.segments.limit(spec.segment_bytes, spec.segments)
+                stream.segments.limit(spec.segment_bytes, spec.segments, spec.rate_bytes_s)
             return
         captured = _Captured()
         try:
@@ -89,7 +89,7 @@ class Capture:
                 path = f"{folder}/{name}"
                 _make_fifo(path)
                 pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-                segments = Segments(self.log_path(instance, name), spec.segment_bytes, spec.segments)
+                segments = Segments(self.log_path(instance, name), spec.segment_bytes, spec.segments, spec.rate_bytes_s)
                 captured.streams[name] = _Stream(name, path, pipe, segments)
         except OSError as error:
             for stream in captured.streams.values():

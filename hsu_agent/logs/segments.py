@@ -32,12 +32,15 @@ RETRY_S = 0.5
 class Segments:
     """Moves bytes from a pipe into the segments of one stream. No call blocks longer than the disk does."""
 
-    def __init__(self, path: Path, segment_bytes: int, segments: int) -> None:
+    def __init__(self, path: Path, segment_bytes: int, segments: int, rate_bytes_s: int = 0) -> None:
         self._path = path
         self._segment_bytes = max(1, segment_bytes)
         self._segments = max(1, segments)
         self._descriptor = -1
         self._size = 0
+        self._rate_bytes_s = rate_bytes_s
+        self._allowed = float(rate_bytes_s)
+        self._refilled_s = time.monotonic()
         self._can_splice = True
         self._retry_at_s = 0.0
         self._why = ""
@@ -46,8 +49,9 @@ class Segments:
         self._untold_bytes = 0
         self._index = IndexWriter(str(path))
 
-    def limit(self, segment_bytes: int, segments: int) -> None:
-        """Use other sizes from now on."""
+    def limit(self, segment_bytes: int, segments: int, rate_bytes_s: int = 0) -> None:
+        """Use other sizes from now on, and another limit of bytes per second (0: none)."""
+        self._rate_bytes_s = rate_bytes_s
         self._segment_bytes, self._segments = max(1, segment_bytes), max(1, segments)
 
     def drain(self, pipe: int) -> int:
@@ -56,6 +60,26 @@ class Segments:
             return 0  # splice on old kernels would wait
         if self._untold_bytes and time.monotonic() < self._retry_at_s:
             return self._drop(_read(pipe))
+        if self._rate_bytes_s and self._is_over_rate():
+            return self._drop(_read(pipe))
+        before = self.written_bytes
+        count = self._keep(pipe)
+        self._allowed -= self.written_bytes - before
+        return count
+
+    def _is_over_rate(self) -> bool:
+        """Return whether this second's share of output is used up; what was saved is at most one second's."""
+        now_s = time.monotonic()
+        gained = (now_s - self._refilled_s) * self._rate_bytes_s
+        self._allowed, self._refilled_s = min(self._allowed + gained, float(self._rate_bytes_s)), now_s
+        if self._allowed > 0:
+            return False
+        self._why = f"more than {self._rate_bytes_s} bytes per second (logs.rate_limit)"
+        self._retry_at_s = now_s + RETRY_S
+        return True
+
+    def _keep(self, pipe: int) -> int:
+        """Move a portion from the pipe into the newest segment."""
         try:
             if self._descriptor < 0:
                 self._open()

@@ -189,6 +189,8 @@ class LogSpec:
     segment_bytes: int = 10_000_000
     segments: int = 5
     rules: LogRules = NO_RULES
+    rate_bytes_s: int = 0
+    """Most output of each stream per second that is kept; the rest is dropped and counted. 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

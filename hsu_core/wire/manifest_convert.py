@@ -246,7 +246,7 @@ def _logs(model: WorkerModel, path: Path, found: FaultList) -> LogSpec:
     size = default.segment_bytes if model.logs.segment_size is None else model.logs.segment_size
     if size < SMALLEST_SEGMENT_BYTES:
         found.fault((*path, "segment_size"), f"{size} bytes is too small for a segment", "write 64KiB or more")
-    return LogSpec(size, model.logs.segments or default.segments)
+    return LogSpec(size, model.logs.segments or default.segments, rate_bytes_s=model.logs.rate_limit or 0)
 
 
 def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:

@@ -97,6 +97,7 @@ class LogsModel(Strict):
 
     segment_size: Size | None = None
     segments: Threshold | None = None
+    rate_limit: Size | None = None
 
 
 class CanaryScale(Strict):
