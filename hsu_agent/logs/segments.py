@@ -85,6 +85,8 @@ class Segments:
                 self._open()
             if self._untold_bytes:
                 self._tell_gap()
+            if self._size >= self._segment_bytes and self._ends_line():
+                self._rotate()  # before anything is in our memory, where our death would lose it
             self._index.note(self._size)
             if self._can_splice and self._size < self._segment_bytes:
                 return self._splice(pipe)
