@@ -35,6 +35,7 @@ from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
+from hsu_agent.planning import stop as stop_rules
 from hsu_agent.sync import Sync, tls_context
 from hsu_agent.version import program_version
 from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
