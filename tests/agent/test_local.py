@@ -106,10 +106,10 @@ def test_a_broken_file_is_refused_with_every_fault_and_all_runs_on(agent: LocalA
     agent.start()
     agent.until(agent.all_run, "all run")
     before = agent.instances()["shop/web.0"]["pid"]
-    agent.file.write_text(manifest(worker("web", FOREVER, "replcas: 2"), worker("web", FOREVER)))
+    agent.file.write_text(manifest(worker("web", FOREVER, "replicas: many"), worker("db", FOREVER, "depends_on: [x]")))
     refused = agent.run("reload")
     assert refused.returncode == 2
-    assert "did you mean replicas?" in refused.stderr
+    assert "needs a whole number, found 'many'" in refused.stderr
     assert agent.instances()["shop/web.0"]["pid"] == before
 
 
