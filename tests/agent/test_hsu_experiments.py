@@ -1,6 +1,6 @@
 """Experiments in which HSU's own programs fail: each states the rule that holds here, on a real agent.
 
-Health checks that are ignored or pile up, gRPC, profiles and severities, signals in the file and dialects have
+Health checks that are ignored or pile up, gRPC, profiles and severities, and dialects have
 their tests in `test_probes*`, `test_planning` and `tests/wire`.
 """
 
