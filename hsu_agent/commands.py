@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
             workers, warnings = files.read_workers(given, os.environ)
             files.print_warnings(warnings)
             paths = tuple(path.absolute() for path in given)
-            local = LocalRun(paths, workers, duration_of(options.run_duration))
+            local = LocalRun(paths, workers, duration_of(options.run_duration, "--run-duration"))
         except InvalidManifest as error:
             local = recall_run(settings.data_dir, os.getppid()) if PIPE_VARIABLE in os.environ else None
             if local is None:

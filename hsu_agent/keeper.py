@@ -5,8 +5,8 @@ subreaper of all workers: when the agent dies they become its children, and it w
 `exits.jsonl` in the agent's data folder, where the next agent reads it. The agent tells the folder through an
 inherited pipe (its number stands in HSU_KEEPER_PIPE); the same pipe tells the agent that its keeper has died.
 
-Exit codes of the agent: 0 clean end (the keeper ends too), 75 start me again at once, 78 bad configuration or
-host (the keeper ends with 78), anything else is a crash.
+Exit codes of the agent: 0 clean end (the keeper ends too), 75 start me again at once, 2 a wrong command line and 78
+bad configuration or host (the keeper ends with the same), anything else is a crash.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 
 PIPE_VARIABLE = "HSU_KEEPER_PIPE"
+EXIT_USAGE = 2
 EXIT_RELOAD = 75
 EXIT_CONFIGURATION = 78
 
@@ -135,7 +136,7 @@ class Keeper:
     def _agent_ended(self, status: int) -> int | None:
         self._agent = 0
         code = os.waitstatus_to_exitcode(status)
-        if code in (0, EXIT_CONFIGURATION):
+        if code in (0, EXIT_USAGE, EXIT_CONFIGURATION):
             return code
         if self._is_stopping:
             return 128 - code if code < 0 else code

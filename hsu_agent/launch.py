@@ -24,6 +24,8 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "USER")
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\|[^/]*\\[^/]*\.exe$")
+
 _PLACEHOLDER = re.compile(r"\{(port\.[A-Za-z0-9_-]+|slot|app|worker|node|files)\}")
 
 
@@ -171,6 +173,13 @@ class Preparer:
 
 def _executable(path: str, base: str, search_path: str) -> str:
     """Return the absolute path of the program. Raises ProcessError."""
+    if _WINDOWS_PATH.match(path):
+        raise ProcessError(
+            f"start {path}",
+            "this is a path of Windows, and the node runs another system",
+            "write the program's path on this node",
+            code="process.no-executable",
+        )
     if "/" not in path:
         found = shutil.which(path, path=search_path)
         if found is None:

@@ -36,7 +36,8 @@ def ask(data_dir: Path, verb: str, **arguments: Any) -> Any:
             connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
             line = _read_line(connection)
         except PermissionError as error:
-            raise NotRunning(f"cannot ask the agent: {path} may not be opened; use its user, or root") from error
+            text = f"cannot ask the agent: {path} may not be opened by this user; use the agent's own, or root"
+            raise Refused("forbidden", text) from error
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise NotRunning(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -123,8 +124,13 @@ def _tell(text: str, code: int) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     answer = ask(data_dir_of(options), "status", names=options.names)
-    print(json.dumps(answer, indent=2) if options.form == "json" else render.status_table(answer))
+    print(json.dumps(answer, indent=2) if options.form == "json" else render.status_table(answer, _width()))
     return 0 if all(_is_well(each) for each in answer["instances"]) else FAILED
+
+
+def _width() -> int:
+    """Return the columns of the terminal, 0 where there is none: a pipe gets whole lines."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def _is_well(each: Mapping[str, Any]) -> bool:
@@ -174,7 +180,7 @@ def _events(options: argparse.Namespace) -> int:
 def _steer(options: argparse.Namespace) -> int:
     if not options.names and not options.all:
         return _tell(f"nothing is said of what to {options.command}; name workers, or give --all", WRONG)
-    data_dir, patience_s = data_dir_of(options), duration_of(options.timeout)
+    data_dir, patience_s = data_dir_of(options), duration_of(options.timeout, "--timeout")
     before = {each["id"]: each for each in ask(data_dir, "status")["instances"]}
     chosen = ask(data_dir, options.command, names=options.names)
     done = {"start": "started", "stop": "stopped", "restart": "restarted"}[options.command]

@@ -36,9 +36,9 @@ def data_dir_of(options: argparse.Namespace) -> Path:
     return Path(options.data_dir).absolute() if options.data_dir else default_data_dir()
 
 
-def duration_of(text: str) -> float:
-    """Return seconds; a bare number is in seconds. Raises InvalidInput."""
+def duration_of(text: str, option: str) -> float:
+    """Return seconds; a bare number is in seconds. Raises InvalidInput that names the option."""
     try:
         return parse_duration(text)
     except InvalidInput as error:
-        raise InvalidInput("read --run-duration", error.why or str(error), "write for example 30 or 1m30s") from error
+        raise InvalidInput(f"read {option}", error.why or str(error), "write for example 30 or 1m30s") from error

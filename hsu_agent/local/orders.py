@@ -21,6 +21,7 @@ from hsu_agent.planning import local
 from hsu_agent.planning.local import Asked, LocalWorker
 from hsu_agent.planning.observed import Desired
 from hsu_core.model.assignment import InstanceStatus
+from hsu_core.model.errors import Conflict
 from hsu_core.model.happenings import Happening, happening
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.files import write_atomically
@@ -99,7 +100,9 @@ class LocalOrders:
         self._gone.wake()
 
     def step(self) -> None:
-        """View, plan, apply."""
+        """View, plan, apply; nothing is started once the end has begun."""
+        if self._is_ending:
+            return
         found = local.plan(
             self.workers, self._supervisor.desired, self._statuses(), self._asked, self._free_ports(), self._ending
         )
@@ -153,6 +156,7 @@ class LocalOrders:
         return replace(self._asked, generations=tuple(sorted(counts.items())))
 
     def _ask(self, asked: Asked) -> None:
+        self._refuse_at_end("change what runs")
         known = set(self.instances)
         asked = Asked(
             asked.stopped & known, tuple((found, count) for found, count in asked.generations if found in known)
@@ -163,23 +167,33 @@ class LocalOrders:
 
     def use(self, workers: Sequence[LocalWorker]) -> None:
         """Run these workers from now on: only what differs is touched."""
+        self._refuse_at_end("use the files as they are now")
         self.workers = tuple(workers)
         self.step()
+
+    def _refuse_at_end(self, what: str) -> None:
+        if self._is_ending:
+            fix = "wait for `hsu-agent status` to find nobody, then start an agent"
+            raise Conflict(what, "this agent is ending its workers", fix, code="agent.ending")
 
     # -- the end ----------------------------------------------------------------------------------
 
     async def end_all(self) -> None:
         """End every process, those that others depend on last; return when none is left. Orders stay remembered."""
         self._is_ending = True
-        self._ending = {
-            found: order
-            for found in self._supervisor.observed
-            if (order := self._supervisor.table.order_of(found)) is not None
-        }
+        self._ending = self.living()
         self._end_next()
         while self._ending:
             await self._gone.wait()
         await self._supervisor.stop_all()
+
+    def living(self) -> dict[InstanceId, Desired]:
+        """Return the instances that have processes or records, with what they run by."""
+        return {
+            found: order
+            for found in self._supervisor.observed
+            if (order := self._supervisor.table.order_of(found)) is not None
+        }
 
     def _end_next(self) -> None:
         for instance in local.next_to_end(self._ending):

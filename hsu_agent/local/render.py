@@ -11,15 +11,22 @@ HEAD = ("INSTANCE", "STATE", "READY", "PID", "RESTARTS", "AGE", "PORTS", "REASON
 TOP_HEAD = ("INSTANCE", "STATE", "PID", "CPU", "MEMORY", "PROCESSES", "RESTARTS", "AGE")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return columns as wide as their longest text, two spaces apart."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) -> str:
+    """Return columns as wide as their longest text, two spaces apart; `width` 0: lines of any length.
+
+    A line that is longer than `width` is cut and ends in an ellipsis: that is the last column, the reason.
+    """
     widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(_cut(line.rstrip(), width) for line in lines)
 
 
-def status_table(answer: Document) -> str:
-    """Return the table of `hsu-agent status`."""
+def _cut(line: str, width: int) -> str:
+    return line if not width or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def status_table(answer: Document, width: int = 0) -> str:
+    """Return the table of `hsu-agent status`, for a terminal with `width` columns (0: of any width)."""
     rows = [
         (
             plain(each["id"]),
@@ -33,7 +40,7 @@ def status_table(answer: Document) -> str:
         )
         for each in answer["instances"]
     ]
-    return table(HEAD, rows) if rows else "this agent has no workers"
+    return table(HEAD, rows, width) if rows else "this agent has no workers"
 
 
 def top_table(answer: Document) -> str:

@@ -17,8 +17,7 @@ from hsu_agent.local.control import ControlServer, socket_path
 from hsu_agent.local.orders import LocalOrders
 from hsu_agent.local.verbs import Usage, read_in_child, reading_verbs, refusing_verbs, steering_verbs
 from hsu_agent.loop import Supervisor
-from hsu_agent.planning import stop as stop_rules
-from hsu_agent.planning.local import LocalWorker
+from hsu_agent.planning.local import LocalWorker, longest_end_s
 from hsu_core.model.errors import Conflict, HsuError
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.files import write_atomically
@@ -152,10 +151,8 @@ async def _reload_when_asked(orders: LocalOrders, local: LocalRun, stop: Stop, d
 
 
 async def _end_all(orders: LocalOrders, supervisor: Supervisor) -> None:
-    graces_s = [stop_rules.longest_s(order) for order in supervisor.desired.values()]
-    chain = max((len(order.spec.worker.depends_on) + 1 for order in supervisor.desired.values()), default=1)
     try:
-        async with asyncio.timeout(max(graces_s, default=0.0) * chain + END_MARGIN_S):
+        async with asyncio.timeout(longest_end_s(orders.living()) + END_MARGIN_S):
             await orders.end_all()
     except TimeoutError:
         log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from hsu_agent.planning import stop as stop_rules
 from hsu_agent.planning.observed import Desired
 from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
 from hsu_core.model.ids import AppId, InstanceId
@@ -41,10 +42,6 @@ class Asked:
     stopped: frozenset[InstanceId] = frozenset()
     generations: tuple[tuple[InstanceId, int], ...] = ()
 
-    def generation(self, instance: InstanceId) -> int:
-        """Return the generation that a slot should run."""
-        return dict(self.generations).get(instance, 0)
-
 
 @dataclass(frozen=True, slots=True)
 class LocalPlan:
@@ -69,14 +66,15 @@ def plan(
     """Return what brings the orders in force to what the files say.
 
     `present` are the orders in force, `ending` those that were dropped and whose processes are not gone yet,
-    `free_ports` numbers that nobody uses, tried in this order.
+    `free_ports` numbers that nobody uses, tried in this order and only as far as they are needed.
     """
     by_worker = {(worker.spec.app, worker.spec.worker.id): worker for worker in workers}
     wanted = {instance: worker for worker in by_worker.values() for instance in worker.instances()}
     gone = {instance: present[instance] for instance in present.keys() - wanted.keys()}
     drop = tuple(found for found in next_to_end({**ending, **gone}) if found in gone) if gone else ()
     taken = {number for order in present.values() for _, number in order.assignment.ports}
-    numbers = iter([number for number in free_ports if number not in taken])
+    numbers = (number for number in free_ports if number not in taken)
+    generations = dict(asked.generations)
     put: list[Desired] = []
     held: list[tuple[InstanceId, str]] = []
     for instance, worker in wanted.items():
@@ -89,22 +87,24 @@ def plan(
         if ports is None:
             held.append((instance, "waits for a free port of the range `ports`"))
             continue
-        order = _order(instance, worker, current, ports, asked)
+        order = _order(instance, worker, current, ports, generations.get(instance, 0), instance in asked.stopped)
         if order != current:
             put.append(order)
     return LocalPlan(tuple(put), drop, tuple(held))
 
 
-def _order(instance: InstanceId, worker: LocalWorker, current: Desired | None, ports: Ports, asked: Asked) -> Desired:
+def _order(
+    instance: InstanceId, worker: LocalWorker, current: Desired | None, ports: Ports, generation: int, is_stopped: bool
+) -> Desired:
     assignment = Assignment(
         instance,
         LOCAL_NODE,
         current.assignment.epoch if current is not None else 1,
         worker.spec.revision,
         worker.spec_hash,
-        asked.generation(instance),
+        generation,
         ports,
-        instance in asked.stopped,
+        is_stopped,
     )
     order = Desired(assignment, worker.spec)
     if current is None or order == current:
@@ -145,7 +145,7 @@ def _is_met(condition: str, status: InstanceStatus | None) -> bool:
     if status is None:
         return False
     if condition == "started":
-        return status.pid is not None
+        return status.pid is not None or status.last_exit is not None
     if condition == "healthy":
         return status.is_ready
     has_ended = status.state in (State.STOPPED, State.FAILED) and status.last_exit is not None
@@ -162,6 +162,24 @@ def next_to_end(living: Mapping[InstanceId, Desired]) -> tuple[InstanceId, ...]:
     needed = {(instance.app_id, other) for instance, order in living.items() for other in order.spec.worker.depends_on}
     ready = tuple(sorted(found for found in living if (found.app_id, found.worker) not in needed))
     return ready or tuple(sorted(living))
+
+
+def longest_end_s(living: Mapping[InstanceId, Desired]) -> float:
+    """Return the longest that the end of all of `living` takes by its own rules, in seconds.
+
+    That is the sum of the stops along the longest chain of workers that depend on each other.
+    """
+    left, total_s = dict(living), 0.0
+    chains: dict[tuple[AppId, str], float] = {}
+    while left:
+        for instance in next_to_end(left):
+            order = left.pop(instance)
+            own_s = chains.get((instance.app_id, instance.worker), 0.0) + stop_rules.longest_s(order)
+            total_s = max(total_s, own_s)
+            for other in order.spec.worker.depends_on:
+                key = (instance.app_id, other)
+                chains[key] = max(chains.get(key, 0.0), own_s)
+    return total_s
 
 
 def changed_keys(before: WorkerSpec, after: WorkerSpec) -> tuple[str, ...]:

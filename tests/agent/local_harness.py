@@ -100,6 +100,22 @@ def local_agent(folder: Path) -> Iterator[LocalAgent]:
         finally:
             if agent.keeper is not None and agent.keeper.poll() is None:
                 agent.end()
+            left = survivors(agent.data_dir)
+            for pid in left:
+                kill(pid)
+        assert not left, f"workers outlived their agent: {left}\n{agent.log.read_text()}"
+
+
+def survivors(data_dir: Path) -> dict[int, str]:
+    """Return the command lines of living workers of this data folder, by process."""
+    mark, found = f"HSU_FILES_DIR={data_dir}/".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes() and is_alive(int(folder.name)):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended, or is another user's
+    return found
 
 
 def is_alive(pid: int) -> bool:

@@ -222,3 +222,57 @@ def test_an_integrated_program_is_ready_when_it_answers(agent: LocalAgent) -> No
     agent.start()
     agent.until(lambda: "grpc" in [*agent.instances().values(), {"reason": ""}][0]["reason"], "it is asked")
     assert agent.run("status").returncode == 1
+
+
+def test_the_end_waits_for_the_whole_chain_of_graces(agent: LocalAgent, tmp_path: Path) -> None:
+    """Five workers, each needing the next and deaf to SIGTERM: nobody may be left when the agent is gone."""
+    deaf = "trap '' TERM; while :; do sleep 0.01; done"
+    chain = [
+        worker(f"w{index}", deaf, f"stop: {{grace: 3s}}, depends_on: {[f'w{index + 1}'] if index < 4 else []}")
+        for index in range(5)
+    ]
+    agent.file.write_text(manifest(*chain))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    pids = [each["pid"] for each in agent.instances().values()]
+    assert agent.end() == 0
+    assert not any(map(is_alive, pids))
+
+
+def test_nothing_is_started_once_the_end_has_begun(agent: LocalAgent, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    slow = f"trap 'while [ ! -e {gate} ]; do sleep 0.01; done; exit 0' TERM; while :; do sleep 0.01; done"
+    agent.file.write_text(manifest(worker("slow", slow), worker("web", FOREVER)))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    assert agent.keeper is not None
+    agent.keeper.send_signal(signal.SIGTERM)
+    agent.until(lambda: not (found := agent.instances().get("shop/web.0")) or not found["pid"], "web has ended")
+    for command in (("restart", "web"), ("start", "--all"), ("reload",)):
+        refused = agent.run(*command)
+        assert refused.returncode == 1
+        assert "this agent is ending its workers" in refused.stderr
+    gate.touch()
+    assert agent.keeper.wait(30) == 0
+
+
+def test_a_dependent_starts_after_a_job_that_has_already_ended(agent: LocalAgent) -> None:
+    job = worker("job", "exit 0", "restart: {policy: never}")
+    agent.file.write_text(manifest(job))
+    agent.start()
+    agent.until(lambda: agent.instances()["shop/job.0"]["state"] == "stopped", "the job has ended")
+    agent.file.write_text(manifest(job, worker("web", FOREVER, "depends_on: {job: {condition: started}}")))
+    agent.said("reload")
+    agent.until(lambda: (found := agent.instances().get("shop/web.0")) and found["ready"], "web runs")
+
+
+def test_a_mistyped_option_ends_the_program_at_once(agent: LocalAgent) -> None:
+    done = subprocess.run([*PROGRAM, "run", "--lokal", "x"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--lokal" in done.stderr
+
+
+def test_a_bad_time_is_reported_under_the_name_of_its_option(agent: LocalAgent) -> None:
+    done = agent.run("stop", "web", "--wait", "--timeout", "soon")
+    assert done.returncode == 2
+    assert "--timeout" in done.stderr

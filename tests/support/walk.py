@@ -70,5 +70,12 @@ def is_single(cluster: Cluster) -> bool:
     reported = {item["id"]: item["pid"] for item in cluster.ready("shop").values()}
     living = cluster.workers()
     return set(living) == set(reported) and all(
-        [pid for pid in pids if os.getsid(pid) == pid] == [reported[name]] for name, pids in living.items()
+        [pid for pid in pids if _leads_session(pid)] == [reported[name]] for name, pids in living.items()
     )
+
+
+def _leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:  # it ended since it was listed
+        return False
