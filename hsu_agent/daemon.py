@@ -26,6 +26,7 @@ from hsu_agent.host.controllers import ControllerGroups, describe_host
 from hsu_agent.host.linux import LinuxHost
 from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
 from hsu_agent.launch import Preparer
+from hsu_agent.launched import LaunchNotes
 from hsu_agent.ledger import Ledger
 from hsu_agent.limits.enforcer import LimitKeeper
 from hsu_agent.limits.usage import UsageBook
@@ -91,6 +92,7 @@ async def _run(
     metrics = AgentMetrics()
     companions, notices = Companions(), NotifySocket(settings.data_dir, ledger.agent)
     companions.add(notices)
+    companions.add(LaunchNotes())
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host.close)
         stack.callback(capture.close)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hsu_agent.host.base import HOOK_RUN
+from hsu_agent.host.starting import start_process
 from hsu_agent.launch import Preparer
 from hsu_agent.logs.capture import Capture
 from hsu_agent.planning import hook_changes, reconcile
@@ -120,16 +121,15 @@ class Hooks:
             launch = self._preparer.prepare_hook(
                 order, f"{HOOK_RUN}{name}", spec.command, *descriptors, is_first=name is HookName.PRE_START
             )
-            return subprocess.Popen(
-                list(launch.argv),
+            return start_process(
+                launch.argv,
                 executable=launch.executable,
-                env=dict(launch.environment),
-                cwd=launch.working_directory,
-                stdin=subprocess.DEVNULL,
+                environment=launch.environment,
+                directory=launch.working_directory,
                 stdout=launch.stdout,
                 stderr=launch.stderr,
-                start_new_session=True,
-                close_fds=False,
+                attributes=launch.attributes,
+                identity=launch.identity,
             )
         finally:
             for descriptor in descriptors:
@@ -140,7 +140,6 @@ class Hooks:
 
         When cancelled the group is killed, but for the end of the agent: then it runs on.
         """
-        started.returncode = 0  # reaped through its pidfd below
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         pidfd = os.pidfd_open(started.pid)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsu_agent.host.attributes import Identity, account_variables, identity_of, open_folder
 from hsu_agent.host.base import AGENT_VARIABLE, INSTANCE_VARIABLE, RUN_VARIABLE, Launch, marker
 from hsu_agent.planning.observed import Desired
 from hsu_core.model.errors import ProcessError
@@ -49,6 +50,8 @@ class Preparer:
         """Return the variables of a worker (also of its `exec` probes)."""
         assignment, instance = order.assignment, order.assignment.instance
         found = {name: self.inherited[name] for name in PASSED_ON if name in self.inherited}
+        if order.spec.worker.process.user:
+            found |= account_variables(identity_of(order.spec.worker.process))
         found.setdefault("PATH", DEFAULT_PATH)
         found |= {name: self.render(order, text) for name, text in order.spec.worker.execution.environment}
         found |= {f"HSU_PORT_{_variable(name)}": str(number) for name, number in assignment.ports}
@@ -92,33 +95,38 @@ class Preparer:
     def prepare(self, order: Desired, run: str, stdout: int, stderr: int) -> Launch:
         """Write the files of the instance and return its launch. Raises ProcessError."""
         instance, execution = order.assignment.instance, order.spec.worker.execution
-        folder = self._work(instance)
-        try:
-            self._write_files(order, folder)
-            os.makedirs(folder, 0o700, exist_ok=True)
-        except OSError as error:
-            raise ProcessError(
-                f"write the files of {instance} below {folder}", str(error), "free or unlock the data folder"
-            ) from error
+        identity = identity_of(order.spec.worker.process)
+        folder = self._folder(order, identity)
         environment = self.environment(order, run)
         base = order.spec.base_directory
         executable = _executable(self.render(order, execution.executable_path), base, environment["PATH"])
         arguments = [self.render(order, text) for text in execution.args]
         directory = self._directory(order, executable, folder)
-        return Launch(instance, run, (executable, *arguments), executable, environment, directory, stdout, stderr)
+        argv = (executable, *arguments)
+        attributes = order.spec.worker.process
+        return Launch(instance, run, argv, executable, environment, directory, stdout, stderr, attributes, identity)
+
+    def _folder(self, order: Desired, identity: Identity | None, *, is_written: bool = True) -> str:
+        """Make the instance's folder with its files and return where it runs. Raises ProcessError."""
+        folder = self._work(order.assignment.instance)
+        try:
+            if is_written:
+                self._write_files(order, folder)
+            os.makedirs(folder, 0o700, exist_ok=True)
+            if identity is None or identity.uid == os.geteuid():
+                return folder
+            return open_folder(folder, str(self.data_dir), identity)
+        except OSError as error:
+            what = f"write the files of {order.assignment.instance} below {folder}"
+            raise ProcessError(what, str(error), "free or unlock the data folder") from error
 
     def prepare_hook(
         self, order: Desired, run: str, command: tuple[str, ...], stdout: int, stderr: int, *, is_first: bool
     ) -> Launch:
         """Return the launch of a hook of the worker; `is_first`: before its files are there. Raises ProcessError."""
-        instance, folder = order.assignment.instance, self._work(order.assignment.instance)
-        try:
-            if is_first:
-                self._write_files(order, folder)
-            os.makedirs(folder, 0o700, exist_ok=True)
-        except OSError as error:
-            what = f"write the files of {instance} below {folder}"
-            raise ProcessError(what, str(error), "free or unlock the data folder") from error
+        instance, attributes = order.assignment.instance, order.spec.worker.process
+        identity = identity_of(attributes)
+        folder = self._folder(order, identity, is_written=is_first)
         environment, base = self.environment(order, run), order.spec.base_directory
         executable = _executable(self.render(order, command[0]), base, environment["PATH"])
         program = self.render(order, order.spec.worker.execution.executable_path)
@@ -127,7 +135,7 @@ class Preparer:
         if not os.path.isdir(directory):
             directory = folder  # where the worker's program will be, once this hook has brought it
         argv = (executable, *(self.render(order, text) for text in command[1:]))
-        return Launch(instance, run, argv, executable, environment, directory, stdout, stderr)
+        return Launch(instance, run, argv, executable, environment, directory, stdout, stderr, attributes, identity)
 
     def _write_files(self, order: Desired, folder: str) -> None:
         wanted = {spec.path: self.render(order, spec.content).encode() for spec in order.spec.worker.files}

@@ -148,7 +148,7 @@ class NotifySocket:
                     os.unlink(self._address)
             opened.bind(self._address)
             if not self._is_abstract:
-                os.chmod(self._address, 0o600)
+                os.chmod(self._address, 0o622)  # a worker may be of another user; who speaks the kernel tells
         except OSError:
             opened.close()
             raise

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hsu_agent.host.attributes import Identity
 from hsu_agent.planning.observed import Process
 from hsu_core.model.assignment import LastExit
+from hsu_core.model.attributes import NO_ATTRIBUTES, ProcessAttributes
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.node import Capacity
 
@@ -46,6 +48,9 @@ class Launch:
     working_directory: str
     stdout: int
     stderr: int
+    attributes: ProcessAttributes = NO_ATTRIBUTES
+    identity: Identity | None = None
+    """Who it runs as; None: the agent's own user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from hsu_agent.host import exits
 from hsu_agent.host.base import Found, Launch, OnExit, instance_of, marker
 from hsu_agent.host.cgroup import CgroupTree
 from hsu_agent.host.procfs import Scanner, Snapshot, Stat, read_boot_id, read_stat
+from hsu_agent.host.starting import start_process
 from hsu_agent.host.unsupported import refuse_host
 from hsu_agent.planning.observed import Process
 from hsu_core.model.assignment import LastExit
@@ -83,7 +84,6 @@ class LinuxHost:
         self._watched: dict[int, _Watched] = {}
         self._born: dict[int, int] = {}
         self._ended_pids: deque[int] = deque()
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._load = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self._is_closed = False
 
@@ -100,20 +100,18 @@ class LinuxHost:
         """Start a process in a session of its own. Raises ProcessError."""
         at = time.time()
         try:
-            started = subprocess.Popen(
-                list(launch.argv),
+            started = start_process(
+                launch.argv,
                 executable=launch.executable,
-                env=dict(launch.environment),
-                cwd=launch.working_directory,
-                stdin=self._null,
+                environment=launch.environment,
+                directory=launch.working_directory,
                 stdout=launch.stdout,
                 stderr=launch.stderr,
-                start_new_session=True,
-                close_fds=False,  # all our descriptors are close-on-exec; closing thousands one by one is slow
+                attributes=launch.attributes,
+                identity=launch.identity,
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _spawn_error(launch, error) from error
-        started.returncode = 0  # it is reaped through its pidfd, not by Popen
         try:
             self._born[started.pid] = os.pidfd_open(started.pid)
         except OSError as error:
@@ -302,7 +300,6 @@ class LinuxHost:
             loop.remove_reader(watched.pidfd)
             os.close(watched.pidfd)
         self._watched.clear()
-        os.close(self._null)
         os.close(self._load)
         if self._cgroups is not None:
             self._cgroups.close()

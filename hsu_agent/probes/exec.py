@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hsu_agent.host.attributes import Identity
+from hsu_agent.host.starting import start_process
 from hsu_agent.planning.health import Outcome
+from hsu_core.model.attributes import NO_ATTRIBUTES, ProcessAttributes
 
 OUTPUT_LIMIT_BYTES = 4096
 """Most that is kept of the command's output for the reason; the rest is read and dropped."""
@@ -32,28 +34,32 @@ class _Output:
         return self.count > FLOOD_LIMIT_BYTES
 
 
-async def check_exec(command: Sequence[str], environment: Mapping[str, str], directory: str) -> Outcome:
+async def check_exec(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+    attributes: ProcessAttributes = NO_ATTRIBUTES,
+    identity: Identity | None = None,
+) -> Outcome:
     """Return whether the command ends with 0. When cancelled (time is up) its process group is killed."""
     loop = asyncio.get_running_loop()
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         os.set_blocking(writer, True)
-        started = subprocess.Popen(  # noqa: ASYNC220 - vfork + exec takes under a millisecond
-            list(command),
-            env=dict(environment),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
+        started = start_process(
+            command,
+            environment=environment,
+            directory=directory,
             stdout=writer,
             stderr=writer,
-            start_new_session=True,
-            close_fds=False,
+            attributes=attributes,
+            identity=identity,
         )
     except (OSError, ValueError) as error:
         os.close(reader)
         return Outcome(False, f"exec {command[0] if command else ''}: {error}")
     finally:
         os.close(writer)
-    started.returncode = 0  # reaped through its pidfd below
     output = _Output()
     ended: asyncio.Future[None] = loop.create_future()
     pidfd = os.pidfd_open(started.pid)

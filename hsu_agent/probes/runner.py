@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from hsu_agent.host.attributes import identity_of
 from hsu_agent.launch import Preparer
 from hsu_agent.notify import NotifySocket
 from hsu_agent.planning.health import Outcome, ProbeKind, next_delay_s
@@ -170,7 +171,8 @@ class ProbeRunner:
             command = [self._preparer.render(order, text) for text in check.command]
             base = order.spec.base_directory
             directory = base if base and os.path.isdir(base) else "/"
-            return await check_exec(command, self._preparer.environment(order), directory)
+            environment, attributes = self._preparer.environment(order), order.spec.worker.process
+            return await check_exec(command, environment, directory, attributes, identity_of(attributes))
         if isinstance(check, GrpcCheck):
             check_grpc = await self._load_grpc()
             headers = self._headers(order, check.headers)

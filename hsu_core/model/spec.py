@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hsu_core.model.attributes import NO_ATTRIBUTES, ProcessAttributes
 from hsu_core.model.checks import AllCheck as AllCheck
 from hsu_core.model.checks import AnyCheck as AnyCheck
 from hsu_core.model.checks import Check as Check
@@ -219,6 +220,7 @@ class WorkerSpec:
     limits: LimitsSpec = NO_LIMITS
     hooks: HooksSpec = NO_HOOKS
     schedule: ScheduleSpec | None = None
+    process: ProcessAttributes = NO_ATTRIBUTES
 
 
 @dataclass(frozen=True, slots=True)

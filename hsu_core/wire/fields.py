@@ -66,7 +66,9 @@ def _as_number(value: Any) -> Any:
     return number if is_number else value
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
+def whole(low: int, high: int) -> Callable[[Any], int]:
+    """Return a validator of a whole number from `low` to `high`."""
+
     def convert(value: Any) -> int:
         value = _as_number(value)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -192,12 +194,12 @@ Size = Annotated[int, BeforeValidator(quantity(parse_size))]
 Cpu = Annotated[int, BeforeValidator(quantity(parse_cpu))]
 PercentOrCount = Annotated[tuple[int, bool], BeforeValidator(quantity(parse_percent_or_count))]
 Signal = Annotated[str, BeforeValidator(_signal)]
-Port = Annotated[int, BeforeValidator(_whole(1, 65535))]
-Replicas = Annotated[int, BeforeValidator(_whole(0, 10_000))]
-Count = Annotated[int, BeforeValidator(_whole(0, 1_000_000))]
-Threshold = Annotated[int, BeforeValidator(_whole(1, 1000))]
-Percent = Annotated[int, BeforeValidator(_whole(0, 100))]
-Weight = Annotated[int, BeforeValidator(_whole(-100, 100))]
+Port = Annotated[int, BeforeValidator(whole(1, 65535))]
+Replicas = Annotated[int, BeforeValidator(whole(0, 10_000))]
+Count = Annotated[int, BeforeValidator(whole(0, 1_000_000))]
+Threshold = Annotated[int, BeforeValidator(whole(1, 1000))]
+Percent = Annotated[int, BeforeValidator(whole(0, 100))]
+Weight = Annotated[int, BeforeValidator(whole(-100, 100))]
 Factor = Annotated[float, BeforeValidator(_number(1.0, 100.0))]
 Positive = Annotated[float, BeforeValidator(_number(0.0, 1e15))]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]

@@ -18,7 +18,7 @@ HASH_DIGITS = 16
 
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
-    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule"}),
+    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule", "process"}),
     LogSpec: frozenset({"rules", "rate_bytes_s"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
@@ -43,8 +43,10 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
+    process = {} if worker.process.is_empty else {"process": _content(worker.process)}
     return _hash(
         notices
+        | process
         | {
             "base_directory": base_directory,
             "execution": _content(worker.execution),

@@ -20,6 +20,7 @@ from hsu_core.model.spec import (
     StopSpec,
     WorkerSpec,
 )
+from hsu_core.wire.attribute_convert import convert_attributes
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import nearest
 from hsu_core.wire.health_convert import convert_health
@@ -104,6 +105,7 @@ def convert_worker(
         limits=limits,
         hooks=convert_hooks(model.hooks, path, found),
         schedule=convert_schedule(model, restart, path, found),
+        process=convert_attributes(model.process, path, found),
     )
 
 

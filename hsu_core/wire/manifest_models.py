@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from hsu_core.wire.attribute_models import ProcessModel
 from hsu_core.wire.fields import (
     Boolean,
     Count,
@@ -164,6 +165,7 @@ class WorkerModel(Strict):
     enabled: Boolean | None = None
     replicas: Replicas | None = None
     unit: Unit
+    process: ProcessModel | None = None
     ports: dict[Name, PortNumber] | None = None
     files: dict[str, FileModel] | None = None
     health: HealthModel | None = None
