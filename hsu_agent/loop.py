@@ -12,12 +12,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Set
 
 from hsu_agent import adopt, schedules
 from hsu_agent.companions import Companions
+from hsu_agent.finder import Looker, NotYetFound
 from hsu_agent.hooks import Hooks
 from hsu_agent.host.base import Found, Host
+from hsu_agent.host.discovery import Finder
 from hsu_agent.host.ports import busy_numbers
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
@@ -70,11 +72,12 @@ class Supervisor:
         self._preparer = preparer
         self._metrics = metrics
         self._companions = companions if companions is not None else Companions()
-        self._starter = Starter(host, ledger, capture, preparer, self._companions)
+        self._looker = looker = Looker(Finder(host.boot_id, ledger.agent), tasks, self._on_found)
+        self._starter = Starter(host, ledger, capture, preparer, self._companions, looker)
         self._probes = ProbeRunner(preparer, tasks, self._on_outcome, notices)
         self.table = table = Table(node)
         self.status, self.statuses, self._put = table.status, table.statuses, table.put
-        self._desired, self._observed = table.desired, table.observed
+        self._desired, self._observed = self.desired, self.observed = table.desired, table.observed
         self._signals = Signals(host, table)
         self.send_signal = self._signals.send
         self._turns = Turns(self._plan)
@@ -85,18 +88,6 @@ class Supervisor:
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
-
-    # -- what others ask --------------------------------------------------------------------------
-
-    @property
-    def desired(self) -> Mapping[InstanceId, Desired]:
-        """Return the orders in force."""
-        return self._desired
-
-    @property
-    def observed(self) -> Mapping[InstanceId, Observed]:
-        """Return the instances of this host."""
-        return self._observed
 
     @property
     def has_workers(self) -> bool:
@@ -232,10 +223,8 @@ class Supervisor:
         if instance in self._strays:
             return
         for _ in range(STEPS_LIMIT):
-            now_s = time.monotonic()
-            step = reconcile.plan_instance(
-                instance, self._desired.get(instance), self._observed.get(instance), now_s, time.time()
-            )
+            found = self._desired.get(instance), self._observed.get(instance)
+            step = reconcile.plan_instance(instance, *found, time.monotonic(), time.time())
             if step.wake_at_s is not None:
                 self._turns.wake_at(step.wake_at_s, instance)
             if not step.actions:
@@ -269,6 +258,8 @@ class Supervisor:
             self._put(changes.stable(observed))
         elif isinstance(action, reconcile.PlanRun | reconcile.TakeRun):
             self._put(schedules.apply(observed, action, at))
+        elif isinstance(action, reconcile.Release):
+            self._release(observed, action)
         elif isinstance(action, reconcile.Renew):
             self._renew(observed, action.order)
         else:
@@ -280,8 +271,9 @@ class Supervisor:
         try:
             process = self._starter.start(observed, order, self.table.spec_key(instance, order))
         except (HsuError, OSError) as error:
-            log.warning("%s: %s", instance, error)
-            self._metrics.spawn_failures.inc()
+            if not isinstance(error, NotYetFound):  # that is no failure: it is looked for in the background
+                log.warning("%s: %s", instance, error)
+                self._metrics.spawn_failures.inc()
             times = time.monotonic(), time.time(), random.random()
             text = error.sentence if isinstance(error, HsuError) else str(error)
             self._put(changes.spawn_failed(observed, order, text, *times, busy_numbers(error)))
@@ -291,7 +283,8 @@ class Supervisor:
             self._metrics.restarts.inc()
         self._put(spawned)
         if not self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
-            raise Bug(f"watch {instance}", f"its process {process.pid} vanished before it was reaped")
+            self._on_exit(instance, process.run, LastExit(at=time.time(), reason="ended as soon as it was found"))
+            return  # only a process of somebody else can be gone before it is waited for
         self._companions.started(instance, order, process)
         self._run_probes(spawned)
         self._metrics.spawn_seconds.observe(time.monotonic() - started_s)
@@ -321,12 +314,8 @@ class Supervisor:
         instance, process = observed.instance, observed.process
         self._hooks.stop(instance)
         has_hooks = observed.order is not None and not observed.order.spec.worker.hooks.is_empty
-        if (
-            process is not None
-            and not observed.is_alive
-            and not has_hooks
-            and self._host.is_tree_empty(instance, process)
-        ):
+        is_over = not observed.is_alive and not has_hooks
+        if process is not None and is_over and self._host.is_tree_empty(instance, process):
             self._tree_is_empty(instance)
             return
         self._put(changes.killing(observed))
@@ -362,9 +351,24 @@ class Supervisor:
         self._capture.detach(instance)
         self._companions.forgotten(instance)
         self._ledger.forget(instance)
+        self._looker.forget(instance)
         self._sweeper.add(instance)
         self._forgotten.wake()
         self.table.tell(instance)
+
+    def _on_found(self, instance: InstanceId) -> None:
+        observed = self._observed.get(instance)
+        if observed is not None and observed.state in (State.REGISTERED, State.RESTARTING):
+            self._put(changes.found(observed))
+        self.mark(instance)
+
+    def _release(self, observed: Observed, action: reconcile.Release) -> None:
+        self._probes.stop(observed.instance)
+        if observed.process is not None:
+            self._host.unwatch(observed.process)
+        released = changes.released(observed, action.event, action.reason, time.time())
+        self._put(released)
+        self._remember_end(released)
 
     def _remove(self, instance: InstanceId) -> None:
         """Remove folders and cgroup of an instance, unless it has come back meanwhile."""
@@ -391,3 +395,4 @@ class Supervisor:
         self._probes.close()
         self._hooks.close()
         self._tree_ends.close()
+        self._looker.close()

@@ -10,6 +10,7 @@ import os
 import time
 
 from hsu_agent.companions import Companions
+from hsu_agent.finder import Looker
 from hsu_agent.host.base import Host
 from hsu_agent.host.ports import refuse_busy_ports
 from hsu_agent.launch import Preparer
@@ -27,26 +28,44 @@ class Starter:
     """Starts processes; every start has a run number of its own, by which a later agent recognises it."""
 
     def __init__(
-        self, host: Host, ledger: Ledger, capture: Capture, preparer: Preparer, companions: Companions
+        self,
+        host: Host,
+        ledger: Ledger,
+        capture: Capture,
+        preparer: Preparer,
+        companions: Companions,
+        looker: Looker,
     ) -> None:
         self._host = host
         self._ledger = ledger
         self._capture = capture
         self._preparer = preparer
         self._companions = companions
+        self._looker = looker
         self._run_number = 0
         self._run_prefix = f"{os.getpid():x}-{time.time_ns():x}"
 
     def attach(self, instance: InstanceId, order: Desired) -> None:
         """Drain the pipes of an instance; if that fails, its first start tells why."""
+        if order.spec.worker.unmanaged is not None:
+            return  # its output goes where its owner has it
         try:
             self._capture.attach(instance, order.spec.worker.logs)
         except ProcessError as error:
             log.error("output of %s is not read: %s", instance, error)
 
     def start(self, observed: Observed, order: Desired, spec_key: str) -> Process:
-        """Start a process for `order` and return it. Raises HsuError or OSError: nothing was started."""
+        """Start a process for `order`, or take the unmanaged one that was found, and return it.
+
+        Raises HsuError or OSError: nothing was started, and nothing taken.
+        """
         instance = observed.instance
+        if order.spec.worker.unmanaged is not None:
+            process = self._looker.take(instance, order)
+            restarts = changes.restarts_of(observed, order)
+            self._ledger.put_intent(Run(instance, process.run, order, spec_key, restarts, observed.failures))
+            self._ledger.put_process(instance, process)
+            return process
         self._run_number += 1
         run = f"{self._run_prefix}-{self._run_number:x}"
         restarts = changes.restarts_of(observed, order)

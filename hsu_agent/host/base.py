@@ -81,8 +81,11 @@ class Host(Protocol):
     def watch(self, instance: InstanceId, process: Process, on_exit: OnExit) -> bool:
         """Call `on_exit` once when the process ends; False if it (or its identity) is not there any more."""
 
+    def unwatch(self, process: Process) -> None:
+        """Tell nobody of the end of this process any more."""
+
     def signal(self, process: Process, name: str) -> bool:
-        """Send a signal to the process group of a watched process; False if it has ended.
+        """Send a signal to the process group of a watched process (a foreign one: to it alone); False if it has ended.
 
         Raises ProcessError for an unknown signal or a refusal.
         """

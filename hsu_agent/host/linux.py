@@ -195,6 +195,9 @@ class LinuxHost:
 
     def _reap(self, watched: _Watched) -> None:
         at = time.time()
+        if watched.process.is_foreign:
+            self._deliver(watched, LastExit(at=at, reason="ended: how, only its parent knows"))
+            return
         try:
             found = os.waitid(os.P_PIDFD, watched.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -223,6 +226,14 @@ class LinuxHost:
             del self._watched[watched.process.pid]
         watched.on_exit(last_exit)
 
+    def unwatch(self, process: Process) -> None:
+        """Tell nobody of the end of this process any more."""
+        watched = self._watched.get(process.pid)
+        if watched is not None and watched.process == process:
+            asyncio.get_running_loop().remove_reader(watched.pidfd)
+            os.close(watched.pidfd)
+            del self._watched[process.pid]
+
     def exit_of(self, process: Process) -> LastExit | None:
         """Return how an earlier process ended, from the keeper's record."""
         return exits.read_keeper(self._data_dir, process.pid, process.start_time)
@@ -239,7 +250,10 @@ class LinuxHost:
         if watched is None or watched.process.start_time != process.start_time:
             return False
         try:
-            _signal_group(watched.pidfd, process.pid, number)
+            if process.is_foreign:
+                signal.pidfd_send_signal(watched.pidfd, number)
+            else:
+                _signal_group(watched.pidfd, process.pid, number)
         except ProcessLookupError:
             return False
         except OSError as error:
@@ -248,6 +262,8 @@ class LinuxHost:
 
     def is_tree_empty(self, instance: InstanceId, process: Process) -> bool:
         """Return True only if it is proven at once that no process of the instance is left."""
+        if process.is_foreign:
+            return process.pid not in self._watched
         if self._cgroups is None or not process.is_enrolled or process.pid in self._watched:
             return False
         return self._cgroups.is_proven_empty(instance)
@@ -255,6 +271,9 @@ class LinuxHost:
     async def end_tree(self, instance: InstanceId, process: Process | None) -> None:
         """Kill every process of the instance; return when none is left."""
         pause_s, started_s, is_told = _FIRST_PAUSE_S, time.monotonic(), False
+        if process is not None and process.is_foreign:
+            await _end_single(process, self.boot_id)
+            return
         while True:
             if self._cgroups is not None:
                 self._cgroups.kill(instance)
@@ -303,6 +322,18 @@ class LinuxHost:
         os.close(self._load)
         if self._cgroups is not None:
             self._cgroups.close()
+
+
+async def _end_single(process: Process, boot_id: str) -> None:
+    """Kill one process and nothing else; return when it is gone."""
+    pause_s = _FIRST_PAUSE_S
+    while process.boot_id == boot_id:
+        found = read_stat(process.pid)
+        if found is None or found.is_dead or found.start_time != process.start_time:
+            return
+        _kill(found)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
 def _wall_time(start_time: int) -> float:

@@ -21,7 +21,7 @@ from hsu_agent.planning import local
 from hsu_agent.planning.local import Asked, LocalWorker
 from hsu_agent.planning.observed import Desired
 from hsu_core.model.assignment import InstanceStatus
-from hsu_core.model.errors import Conflict
+from hsu_core.model.errors import Conflict, Forbidden
 from hsu_core.model.happenings import Happening, happening
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.files import write_atomically
@@ -136,7 +136,9 @@ class LocalOrders:
 
     def stop(self, instances: Iterable[InstanceId]) -> None:
         """Stop instances; they stay stopped over restarts of the agent and of the host."""
-        self._ask(replace(self._asked, stopped=self._asked.stopped | frozenset(instances)))
+        chosen = frozenset(instances)
+        self._refuse_unmanaged("stop", chosen, "can_terminate")
+        self._ask(replace(self._asked, stopped=self._asked.stopped | chosen))
 
     def start(self, instances: Iterable[InstanceId]) -> None:
         """Start instances that were stopped, or that ended by themselves."""
@@ -147,6 +149,7 @@ class LocalOrders:
     def restart(self, instances: Iterable[InstanceId]) -> None:
         """Start instances anew, those that were stopped too."""
         chosen = frozenset(instances)
+        self._refuse_unmanaged("restart", chosen, "can_restart")
         self._ask(replace(self._raised(chosen), stopped=self._asked.stopped - chosen))
 
     def _raised(self, instances: Iterable[InstanceId]) -> Asked:
@@ -170,6 +173,15 @@ class LocalOrders:
         self._refuse_at_end("use the files as they are now")
         self.workers = tuple(workers)
         self.step()
+
+    def _refuse_unmanaged(self, verb: str, chosen: Iterable[InstanceId], permission: str) -> None:
+        for instance in sorted(chosen):
+            order = self._supervisor.table.order_of(instance)
+            unmanaged = order.spec.worker.unmanaged if order is not None else None
+            if unmanaged is not None and not getattr(unmanaged, permission):
+                why = f"its process is not ours, and {permission} is not true"
+                fix = f"set unit.unmanaged.control.{permission}, or {verb} it where it was started"
+                raise Forbidden(f"{verb} {instance.short}", why, fix, code="unmanaged.not-allowed")
 
     def _refuse_at_end(self, what: str) -> None:
         if self._is_ending:

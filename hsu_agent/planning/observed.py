@@ -44,6 +44,7 @@ class Process:
     """Who a process is: a number alone is not an identity. `start_time` is in clock ticks since boot.
 
     `is_enrolled`: it was put into a cgroup before it had a child, so that cgroup holds all of its tree.
+    `is_foreign`: somebody else started it, so nothing but this one process is ours to signal.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class Process:
     run: str = ""
     started_at: float = 0.0
     is_enrolled: bool = False
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ def restarts_of(observed: Observed, order: Desired) -> int:
     """Return the count of automatic starts that a start for `order` makes: another process begins anew."""
     if observed.order is not None and order.needs_other_process_than(observed.order):
         return 0
+    if order.spec.worker.unmanaged is not None:
+        return observed.restarts + (1 if observed.last_exit is not None else 0)  # looks in vain are no restarts
     return observed.restarts + (1 if observed.failures else 0)
 
 
@@ -198,6 +202,19 @@ def spawn_failed(
         reason=f"{reason}; next try in {wait_s:.1f} s",
         changed_at=at,
         busy_ports=busy_ports,
+    )
+
+
+def found(observed: Observed) -> Observed:
+    """Return the instance whose unmanaged process was found: it need not wait for the next look."""
+    return replace(observed, next_start_s=0.0)
+
+
+def released(observed: Observed, event: Event, reason: str, at: float) -> Observed:
+    """Return the instance whose unmanaged process is left as it is, and looked after no more."""
+    state = advance(advance(observed.state, event), Event.TREE_EMPTY)
+    return replace(
+        observed, state=state, process=None, is_alive=False, is_tree_empty=True, reason=reason, changed_at=at
     )
 
 

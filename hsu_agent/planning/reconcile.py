@@ -16,6 +16,7 @@ from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import Event, State
 from hsu_core.model.restarts import BreakerPhase
 from hsu_core.model.schedules import ScheduleSpec
+from hsu_core.model.unmanaged import UnmanagedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,15 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Leave an unmanaged process as it is, and look after it no more."""
+
+    instance: InstanceId
+    event: Event
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Drop the instance: no order, no process."""
 
@@ -144,6 +154,7 @@ Action = (
     | PlanRun
     | TakeRun
     | Renew
+    | Release
     | Forget
 )
 
@@ -200,6 +211,8 @@ def plan_instance(
 
 def _plan_alive(desired: Desired | None, observed: Observed, now_s: float) -> Step:
     instance, running = observed.instance, observed.order
+    if running is not None and running.spec.worker.unmanaged is not None:
+        return _plan_unmanaged(desired, observed, running, running.spec.worker.unmanaged)
     rule = stop.rule(running)
     if desired is None or not desired.wants_process:
         return _begin_stop(observed, Event.STOP_REQUESTED, rule.signal, rule.grace_s)
@@ -216,6 +229,29 @@ def _plan_alive(desired: Desired | None, observed: Observed, now_s: float) -> St
         return NOTHING
     stable_at_s = observed.started_s + desired.spec.worker.restart.reset_after_s
     return Step((CloseBreaker(instance),)) if now_s >= stable_at_s else Step(wake_at_s=stable_at_s)
+
+
+def _plan_unmanaged(desired: Desired | None, observed: Observed, running: Desired, spec: UnmanagedSpec) -> Step:
+    """Of a process that somebody else started: what is not allowed is not done, whatever is asked."""
+    if desired is None or not desired.wants_process:
+        return _end_unmanaged(observed, running, spec, Event.STOP_REQUESTED, is_allowed=spec.can_terminate)
+    if desired.assignment.spec_hash != running.assignment.spec_hash:
+        reason = "is looked for anew: what it is found by has changed"
+        return Step((Release(observed.instance, Event.RESTART_REQUESTED, reason),))
+    is_asked = desired.assignment.generation != running.assignment.generation or not observed.health.is_alive
+    if is_asked and spec.can_restart:
+        return _end_unmanaged(observed, running, spec, Event.RESTART_REQUESTED, is_allowed=spec.can_terminate)
+    return NOTHING if desired == running else Step((Renew(observed.instance, desired),))
+
+
+def _end_unmanaged(
+    observed: Observed, running: Desired, spec: UnmanagedSpec, event: Event, *, is_allowed: bool
+) -> Step:
+    rule = stop.rule(running)
+    if is_allowed and spec.may_send(rule.signal):
+        return Step((SignalStop(observed.instance, event, rule.signal, rule.grace_s),))
+    why = f"{rule.signal} is not one of allowed_signals" if is_allowed else "can_terminate is not true"
+    return Step((Release(observed.instance, event, f"is left running: {why}"),))
 
 
 def _begin_stop(observed: Observed, event: Event, signal: str, grace_s: float) -> Step:

@@ -20,8 +20,14 @@ def longest_s(order: Desired) -> float:
     return order.spec.worker.stop.grace_s + (after.timeout_s if after is not None else 0.0)
 
 
+def may_kill(observed: Observed) -> bool:
+    """Return whether the process may be killed at all: of an unmanaged one its specification says it."""
+    unmanaged = observed.order.spec.worker.unmanaged if observed.order is not None else None
+    return unmanaged is None or (unmanaged.can_terminate and unmanaged.may_send("SIGKILL"))
+
+
 def is_kill_due(observed: Observed, now_s: float) -> bool:
     """Return whether what is left of a stopping instance is to be killed: its first process ended or grace is over."""
-    if observed.is_tree_empty or observed.is_killing:
+    if observed.is_tree_empty or observed.is_killing or (observed.is_alive and not may_kill(observed)):
         return False
     return not observed.is_alive or observed.stop_deadline_s is None or now_s >= observed.stop_deadline_s

@@ -29,6 +29,7 @@ from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
 from hsu_core.model.schedules import ScheduleSpec
+from hsu_core.model.unmanaged import UnmanagedSpec
 
 
 class WorkerType(StrEnum):
@@ -221,6 +222,8 @@ class WorkerSpec:
     hooks: HooksSpec = NO_HOOKS
     schedule: ScheduleSpec | None = None
     process: ProcessAttributes = NO_ATTRIBUTES
+    unmanaged: UnmanagedSpec | None = None
+    """Of a process that somebody else starts; `execution` is empty then."""
 
 
 @dataclass(frozen=True, slots=True)

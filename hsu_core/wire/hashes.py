@@ -18,7 +18,7 @@ HASH_DIGITS = 16
 
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
-    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule", "process"}),
+    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged"}),
     LogSpec: frozenset({"rules", "rate_bytes_s"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
@@ -44,6 +44,9 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     process = {} if worker.process.is_empty else {"process": _content(worker.process)}
+    if worker.unmanaged is not None:
+        found_by = replace(worker.unmanaged, can_terminate=False, can_restart=False, allowed_signals=None, interval_s=0)
+        process = {"unmanaged": _content(found_by)}
     return _hash(
         notices
         | process

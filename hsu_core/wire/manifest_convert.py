@@ -19,6 +19,7 @@ from hsu_core.model.spec import (
     RolloutSpec,
     StopSpec,
     WorkerSpec,
+    WorkerType,
 )
 from hsu_core.wire.attribute_convert import convert_attributes
 from hsu_core.wire.faults import FaultList
@@ -37,7 +38,8 @@ from hsu_core.wire.manifest_models import (
 from hsu_core.wire.restart_convert import convert_restart
 from hsu_core.wire.schedule_convert import convert_schedule
 from hsu_core.wire.tree import Path
-from hsu_core.wire.unit_convert import convert_unit, warn_keys
+from hsu_core.wire.unit_convert import UnitParts, convert_unit, warn_keys
+from hsu_core.wire.unmanaged_convert import convert_unmanaged
 
 _CONSTRAINT = re.compile(
     r"(?P<key>[A-Za-z0-9_][A-Za-z0-9_./-]*)\s*(?P<operator>==|!=|<=|>=|=~|<|>|=|\bnot-in\b|\bin\b|\bexists\b)\s*(?P<operand>.*)"
@@ -55,9 +57,9 @@ def convert_worker(
     model: WorkerModel, path: Path, found: FaultList, collection: LogCollectionModel | None = None
 ) -> WorkerSpec | None:
     """Return the specification of a worker, or None when its kind is not carried out."""
-    if not _is_managed(model, path, found) or model.unit.managed is None:
+    unit = _unit(model, path, found)
+    if unit is None:
         return None
-    unit = convert_unit(model.unit.managed, (*path, "unit", "managed"), found, model.profile_type or "")
     for name, native, theirs in (
         ("health", model.health, unit.health),
         ("restart", model.restart, unit.restart),
@@ -75,6 +77,8 @@ def convert_worker(
     return WorkerSpec(
         id=model.id,
         execution=unit.execution,
+        type=WorkerType(model.type or "managed"),
+        unmanaged=unit.unmanaged,
         profile_type=model.profile_type or default.profile_type,
         is_enabled=model.enabled is not False,
         replicas=1 if model.replicas is None else model.replicas,
@@ -92,7 +96,10 @@ def convert_worker(
         logs=replace(
             _logs(model, (*path, "logs"), found),
             rules=convert_log_rules(
-                collection, model.unit.managed.control.log_collection, (*path, *LOG_COLLECTION), found
+                collection,
+                model.unit.managed.control.log_collection if model.unit.managed is not None else None,
+                (*path, *LOG_COLLECTION),
+                found,
             ),
         ),
         guarantee=_guarantee(model, path, found),
@@ -109,23 +116,23 @@ def convert_worker(
     )
 
 
-def _is_managed(model: WorkerModel, path: Path, found: FaultList) -> bool:
+def _unit(model: WorkerModel, path: Path, found: FaultList) -> UnitParts | None:
+    """Return what the worker's unit says, None if it is not there or of another type."""
     kind = model.type or "managed"
-    if kind != "managed":
-        found.fault(
-            (*path, "type"),
-            "unmanaged units are not carried out by this version"
-            if kind == "unmanaged"
-            else "the worker has no block unit.integrated.control.execution, or other blocks beside it",
-            "leave the worker out" if kind == "unmanaged" else "write unit: {integrated: {control: ...}}",
-        )
-        return False
-    for other in ("unmanaged", "integrated"):
-        if getattr(model.unit, other) is not None:
+    if kind == "integrated":
+        text = "the worker has no block unit.integrated.control.execution, or other blocks beside it"
+        found.fault((*path, "type"), text, "write unit: {integrated: {control: ...}}")
+        return None
+    for other in ("managed", "unmanaged", "integrated"):
+        if other != kind and getattr(model.unit, other) is not None:
             found.fault((*path, "unit", other), f"the worker's type is {kind}", "keep the block of that type")
-    if model.unit.managed is None:
-        found.fault((*path, "unit"), "the block `managed` is missing", "add unit: {managed: {control: ...}}")
-    return model.unit.managed is not None
+    if kind == "unmanaged" and model.unit.unmanaged is not None:
+        return convert_unmanaged(model, model.unit.unmanaged, path, found)
+    if kind == "managed" and model.unit.managed is not None:
+        return convert_unit(model.unit.managed, (*path, "unit", "managed"), found, model.profile_type or "")
+    block = "control" if kind == "managed" else "discovery"
+    found.fault((*path, "unit"), f"the block `{kind}` is missing", f"add unit: {{{kind}: {{{block}: ...}}}}")
+    return None
 
 
 def _stop(model: WorkerModel) -> StopSpec | None:

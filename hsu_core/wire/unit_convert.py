@@ -13,6 +13,7 @@ from hsu_core.model.spec import (
     RestartSpec,
     StopSpec,
 )
+from hsu_core.model.unmanaged import UnmanagedSpec
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.health_convert import convert_hsu_health
 from hsu_core.wire.limit_convert import convert_limits
@@ -29,6 +30,7 @@ class UnitParts(NamedTuple):
     stop: StopSpec | None
     health: HealthSpec | None
     limits: LimitsSpec
+    unmanaged: UnmanagedSpec | None = None
 
 
 def convert_unit(unit: Managed, path: Path, found: FaultList, profile: str = "") -> UnitParts:

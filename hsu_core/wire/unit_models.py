@@ -119,9 +119,42 @@ class Managed(Strict):
     health_check: HealthCheck | None = None
 
 
+class DiscoveryModel(Strict):
+    """How a process that somebody else starts is found."""
+
+    method: Annotated[str, BeforeValidator(choice("pid-file", "process-name", "port", "service-name"))]
+    pid_file: Text | None = None
+    process_name: Text | None = None
+    process_args: TextList | None = None
+    port: Port | None = None
+    protocol: Annotated[str, BeforeValidator(choice("tcp", "udp"))] | None = None
+    service_name: Text | None = None
+    check_interval: Duration | None = None
+
+
+class UnmanagedControl(Strict):
+    """What may be done to it; nothing, where nothing is said."""
+
+    can_terminate: Boolean | None = None
+    can_restart: Boolean | None = None
+    service_manager: Text | None = None
+    service_name: Text | None = None
+    allowed_signals: list[Signal] | None = None
+    graceful_timeout: Duration | None = None
+
+
+class Unmanaged(Strict):
+    """A process that somebody else starts."""
+
+    metadata: Metadata | None = None
+    discovery: DiscoveryModel
+    control: UnmanagedControl | None = None
+    health_check: HealthCheck | None = None
+
+
 class Unit(Strict):
-    """One block per kind of unit; only `managed` is carried out."""
+    """One block per kind of unit; integrated ones are read as managed before they come here."""
 
     managed: Managed | None = None
-    unmanaged: Any = None
+    unmanaged: Unmanaged | None = None
     integrated: Any = None

@@ -1,7 +1,7 @@
 """Experiments in which HSU's own programs fail: each states the rule that holds here, on a real agent.
 
-Health checks that are ignored or pile up, gRPC, profiles and severities, and dialects have
-their tests in `test_probes*`, `test_planning` and `tests/wire`.
+Health checks that are ignored or pile up, gRPC, profiles and severities, dialects, and processes of others
+have their tests in `test_probes*`, `test_planning`, `tests/wire` and `test_unmanaged`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     (worker(enabled="no"), "workers[web].enabled", "write false"),
     (worker("a b"), "workers[a b].id", "letters, digits"),
     (worker("x" * 65), "workers[0].id", "1 to 64"),
-    (worker(type="unmanaged"), "workers[web].type", "not carried out by this version"),
+    (worker(type="unmanaged"), "workers[web].unit", "the block `unmanaged` is missing"),
     (worker(type="integrated"), "workers[web].type", "unit: {integrated: {control"),
     (worker(type="manged"), "workers[web].type", "did you mean managed?"),
     ({"id": "web"}, "workers[web]", "add unit"),
