@@ -7,11 +7,12 @@ BIN := .venv/bin
 TEST_PROCESSES ?= 2
 TESTS ?= tests
 PYTEST_OPTIONS ?=
+BENCH_OPTIONS ?=
 
-.PHONY: help setup setup-dev demo test lint format bench clean
+.PHONY: help setup setup-dev demo test lint format bench bench-agent clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Make .venv with the product in it
 	@tools/setup.sh
@@ -37,9 +38,11 @@ format: setup-dev ## Put the sources into the common format
 
 bench: setup-dev ## Run the benchmarks, one after another
 	@for program in bench/*.py; do \
-		[ -f "$$program" ] || { echo "bench: no program in bench/"; exit 0; }; \
 		echo "== $$program"; $(BIN)/python "$$program" || exit 1; \
 	done
+
+bench-agent: setup-dev ## Measure supervisors of one host side by side (BENCH_OPTIONS=--help)
+	@$(BIN)/python bench/supervisors.py $(BENCH_OPTIONS)
 
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info

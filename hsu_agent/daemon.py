@@ -21,7 +21,6 @@ from pathlib import Path
 
 from hsu_agent.companions import Companions
 from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
-from hsu_agent.host.base import Host
 from hsu_agent.host.controllers import ControllerGroups, describe_host
 from hsu_agent.host.linux import LinuxHost
 from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
@@ -30,25 +29,17 @@ from hsu_agent.launched import LaunchNotes
 from hsu_agent.ledger import Ledger
 from hsu_agent.limits.enforcer import LimitKeeper
 from hsu_agent.limits.usage import UsageBook
-from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_local, serve_cluster_member
+from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_local
 from hsu_agent.logs.capture import Capture
 from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
-from hsu_agent.planning import stop as stop_rules
-from hsu_agent.sync import Sync, tls_context
-from hsu_agent.version import program_version
 from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
-from hsu_core.model.node import Capacity
 from hsu_core.runtime.logs import set_up_logging
 from hsu_core.runtime.settings import AgentSettings
-from hsu_core.wire.frames import Hello
 
 log = logging.getLogger(__name__)
-
-STOP_MARGIN_S = 10.0
-"""Beyond the longest grace of a worker: time for the kernel to end what was killed."""
 
 FilesLimit = tuple[int, int]
 
@@ -84,8 +75,10 @@ async def run_agent(
 async def _run(
     settings: AgentSettings, stop: Stop, ledger: Ledger, limit: FilesLimit | None, local: LocalRun | None
 ) -> None:
-    tls = tls_context(settings)
-    if local is not None:
+    if local is None:
+        member = importlib.import_module("hsu_agent.member")
+        tls = member.tls_context(settings)
+    else:
         refuse_unfit_folder(ledger, settings.data_dir)
     host = LinuxHost(agent=ledger.agent, data_dir=settings.data_dir, worker_files_limit=limit)
     capture = Capture(settings.data_dir)
@@ -137,62 +130,11 @@ async def _run(
         if local is not None:
             await run_local(local, settings, supervisor, ledger, book, stop)
         else:
-            sync = Sync(
-                settings=settings,
-                hello=_hello(settings, host),
-                supervisor=supervisor,
-                ledger=ledger,
-                capture=capture,
-                metrics=metrics,
-                tls=tls,
-            )
-            await _obey_cluster(settings, supervisor, book, sync, stop.event)
+            parts = host, supervisor, ledger, capture, book, metrics, tls
+            await member.obey_cluster(settings, *parts, stop.event)
         supervisor.close()
         limits.close()
         await collector.close()
-
-
-async def _obey_cluster(
-    settings: AgentSettings, supervisor: Supervisor, book: UsageBook, sync: Sync, stop: asyncio.Event
-) -> None:
-    server = await serve_cluster_member(supervisor, settings.data_dir, book)
-    try:
-        await sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop)
-        if settings.kill_workers_on_stop:
-            await _stop_workers(supervisor)
-    finally:
-        if server is not None:
-            await server.close()
-
-
-async def _stop_workers(supervisor: Supervisor) -> None:
-    graces_s = [stop_rules.longest_s(order) for order in supervisor.desired.values()]
-    try:
-        async with asyncio.timeout(max(graces_s, default=0.0) + STOP_MARGIN_S):
-            await supervisor.stop_all()
-    except TimeoutError:
-        log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))
-
-
-def _hello(settings: AgentSettings, host: Host) -> Hello:
-    measured = host.capacity()
-    cpu_milli = settings.capacity_cpu_milli if settings.capacity_cpu_milli is not None else measured.cpu_milli
-    memory = settings.capacity_memory_bytes if settings.capacity_memory_bytes is not None else measured.memory_bytes
-    return Hello(
-        node=settings.node,
-        capacity=Capacity(
-            max(0, cpu_milli - settings.reserved_cpu_milli),
-            max(0, memory - settings.reserved_memory_bytes),
-            settings.ports.low,
-            settings.ports.high,
-        ),
-        version=program_version(),
-        labels=settings.labels,
-        os=host.os,
-        arch=host.arch,
-        address=settings.address,
-        boot_id=host.boot_id,
-    )
 
 
 def raise_files_limit() -> FilesLimit | None:

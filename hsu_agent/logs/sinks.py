@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import socket
@@ -17,8 +18,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
-
-import aiohttp
 
 from hsu_agent.logs.segments import segment_files
 from hsu_core.model.logging_rules import LogTarget, TargetKind
@@ -138,7 +137,7 @@ class QueuedSink:
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await self._send(batch)
-            except (OSError, TimeoutError, aiohttp.ClientError) as error:
+            except (OSError, TimeoutError) as error:
                 if pause_s == RETRY_BASE_S:
                     log.warning("cannot send to log target %s: %s; it is tried again", self._name, error)
                 await asyncio.sleep(pause_s)
@@ -189,23 +188,18 @@ def _write_all(descriptor: int, payload: bytes) -> None:
 
 
 class _Http:
-    """POSTs batches: one line each (newline-delimited JSON where the format is JSON)."""
+    """POSTs batches; the client of HTTP is loaded (in a thread) when the first one is sent."""
 
     def __init__(self, target: LogTarget) -> None:
         self._target = target
+        self._post: Callable[[LogTarget, list[bytes]], Awaitable[None]] | None = None
 
     async def send(self, batch: list[bytes]) -> None:
-        is_json = "json" in self._target.format
-        headers = {"Content-Type": "application/x-ndjson" if is_json else "text/plain"}
-        if self._target.authorization:
-            headers["Authorization"] = self._target.authorization
-        body = b"".join(line + b"\n" for line in batch)
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(self._target.place, data=body, headers=headers, allow_redirects=False) as answer,
-        ):
-            if answer.status >= 300:
-                raise OSError(f"HTTP status {answer.status}")
+        if self._post is None:
+            module = await asyncio.to_thread(importlib.import_module, "hsu_agent.logs.http")
+            self._post = module.post
+        assert self._post is not None
+        await self._post(self._target, batch)
 
 
 class _Syslog:

@@ -1,0 +1,1 @@
+"""Supervisors of other people, driven side by side with ours."""

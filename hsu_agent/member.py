@@ -1,0 +1,91 @@
+"""The agent as a member of a cluster: its session with a master. Loaded only where there is a cluster to obey.
+
+The client of HTTP is a third of the agent's memory, which a host without a cluster need not spend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+
+from hsu_agent.host.base import Host
+from hsu_agent.ledger import Ledger
+from hsu_agent.limits.usage import UsageBook
+from hsu_agent.local.station import serve_cluster_member
+from hsu_agent.logs.capture import Capture
+from hsu_agent.loop import Supervisor
+from hsu_agent.metrics import AgentMetrics
+from hsu_agent.planning import stop as stop_rules
+from hsu_agent.sync import Sync
+from hsu_agent.sync import tls_context as tls_context
+from hsu_agent.version import program_version
+from hsu_core.model.node import Capacity
+from hsu_core.runtime.settings import AgentSettings
+from hsu_core.wire.frames import Hello
+
+log = logging.getLogger(__name__)
+
+STOP_MARGIN_S = 10.0
+"""Beyond the longest grace of a worker: time for the kernel to end what was killed."""
+
+
+async def obey_cluster(
+    settings: AgentSettings,
+    host: Host,
+    supervisor: Supervisor,
+    ledger: Ledger,
+    capture: Capture,
+    book: UsageBook,
+    metrics: AgentMetrics,
+    tls: ssl.SSLContext | bool,
+    stop: asyncio.Event,
+) -> None:
+    """Obey the masters of the settings until `stop`; end the workers then if the settings say so."""
+    sync = Sync(
+        settings=settings,
+        hello=_hello(settings, host),
+        supervisor=supervisor,
+        ledger=ledger,
+        capture=capture,
+        metrics=metrics,
+        tls=tls,
+    )
+    server = await serve_cluster_member(supervisor, settings.data_dir, book)
+    try:
+        await sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop)
+        if settings.kill_workers_on_stop:
+            await _stop_workers(supervisor)
+    finally:
+        if server is not None:
+            await server.close()
+
+
+async def _stop_workers(supervisor: Supervisor) -> None:
+    graces_s = [stop_rules.longest_s(order) for order in supervisor.desired.values()]
+    try:
+        async with asyncio.timeout(max(graces_s, default=0.0) + STOP_MARGIN_S):
+            await supervisor.stop_all()
+    except TimeoutError:
+        log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))
+
+
+def _hello(settings: AgentSettings, host: Host) -> Hello:
+    measured = host.capacity()
+    cpu_milli = settings.capacity_cpu_milli if settings.capacity_cpu_milli is not None else measured.cpu_milli
+    memory = settings.capacity_memory_bytes if settings.capacity_memory_bytes is not None else measured.memory_bytes
+    return Hello(
+        node=settings.node,
+        capacity=Capacity(
+            max(0, cpu_milli - settings.reserved_cpu_milli),
+            max(0, memory - settings.reserved_memory_bytes),
+            settings.ports.low,
+            settings.ports.high,
+        ),
+        version=program_version(),
+        labels=settings.labels,
+        os=host.os,
+        arch=host.arch,
+        address=settings.address,
+        boot_id=host.boot_id,
+    )
