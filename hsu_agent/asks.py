@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from pathlib import Path
 
 from hsu_agent.logs.capture import STREAMS, Capture
-from hsu_agent.logs.read import StreamReader
+from hsu_agent.logs.merge import Line, MergedFollower, merged_tail
 from hsu_agent.loop import Supervisor
 from hsu_core.model.errors import HsuError, InvalidInput, NotFound, TooMany
 from hsu_core.runtime.tasks import Wake
@@ -70,32 +72,40 @@ class Asks:
             raise InvalidInput(f"read logs of {ask.instance}", f"tail is {tail!r}", f"write 0 to {TAIL_LIMIT}")
         if only and only not in STREAMS:
             raise InvalidInput(f"read logs of {ask.instance}", f"there is no stream {only!r}", "write stdout or stderr")
+        since_at = arguments.get("since_at")
+        if since_at is not None and not isinstance(since_at, int | float):
+            raise InvalidInput(f"read logs of {ask.instance}", f"since_at is {since_at!r}", "write seconds since 1970")
         streams = (only,) if only else STREAMS
         paths = {name: self._capture.log_path(ask.instance, name) for name in streams}
         if self._supervisor.status(ask.instance) is None and not any(path.exists() for path in paths.values()):
             raise NotFound(f"read logs of {ask.instance}", "it has never run on this node")
+        folder = next(iter(paths.values())).parent
+        if not arguments.get("follow"):  # what was there when asked: a fast writer would never let it end
+            await self._chunks(ask.id, await asyncio.to_thread(_tail, folder, streams, tail, since_at))
+            return
         wake = Wake()
-        unfollow = self._capture.follow(ask.instance, wake.wake) if arguments.get("follow") else None
-        readers = {name: StreamReader(path) for name, path in paths.items()}
+        unfollow = self._capture.follow(ask.instance, wake.wake)
+        follower = MergedFollower(folder, streams, tail, since_at)
         try:
-            for name, reader in readers.items():
-                await self._chunks(ask.id, name, await asyncio.to_thread(reader.tail, tail))
-            while unfollow is not None and self._supervisor.status(ask.instance) is not None:
-                await self._drain(ask.id, readers)
-                await wake.wait()
-            if unfollow is not None:  # a tail is what was there when asked: a fast writer would never let it end
-                await self._drain(ask.id, readers)
+            is_there = True
+            while is_there:
+                is_there = self._supervisor.status(ask.instance) is not None
+                while lines := await asyncio.to_thread(follower.more):
+                    await self._chunks(ask.id, lines)
+                if is_there:
+                    await wake.wait()
+            await self._chunks(ask.id, follower.rest())
         finally:
-            if unfollow is not None:
-                unfollow()
-            for reader in readers.values():
-                reader.close()
+            unfollow()
+            follower.close()
 
-    async def _drain(self, ask_id: int, readers: dict[str, StreamReader]) -> None:
-        for name, reader in readers.items():
-            while text := reader.more():
-                await self._send(Chunk(ask_id, text, name))
+    async def _chunks(self, ask_id: int, lines: Sequence[Line]) -> None:
+        """Send lines in their order; a chunk has those of one stream."""
+        for stream, group in groupby(lines, key=lambda line: line[1]):
+            text = b"".join(line + b"\n" for _, _, line in group)
+            for start in range(0, len(text), CHUNK_BYTES):
+                await self._send(Chunk(ask_id, text[start : start + CHUNK_BYTES], stream))
 
-    async def _chunks(self, ask_id: int, stream: str, text: bytes) -> None:
-        for start in range(0, len(text), CHUNK_BYTES):
-            await self._send(Chunk(ask_id, text[start : start + CHUNK_BYTES], stream))
+
+def _tail(folder: Path, streams: Sequence[str], lines: int, since_at: float | None) -> list[Line]:
+    return list(merged_tail(folder, streams, lines, since_at))

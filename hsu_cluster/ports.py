@@ -39,9 +39,12 @@ class LeaderPort(Protocol):
         ...
 
     def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool
+        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """Stream the log of an instance from its node. Raises NodeUnreachable, or NoLeader on a standby."""
+        """Stream the log of an instance from its node, nothing older than `since_at` (seconds since 1970).
+
+        Raises NodeUnreachable, or NoLeader on a standby.
+        """
         ...
 
     async def signal(self, instance: InstanceId, node: str, name: str) -> None:

@@ -7,6 +7,7 @@ such worker.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -25,6 +26,9 @@ FAILED, WRONG, NOT_RUNNING, NO_SUCH_WORKER = 1, 2, 3, 4
 
 LOOK_S = 0.1
 """Between two looks of a command that waits."""
+
+NEW_WORKERS_S = 1.0
+"""Between two looks of `logs -f` for workers that were not there before."""
 
 TOP_S = 1.0
 """Between two pictures of `top`."""
@@ -52,7 +56,11 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--timeout", default="60s", metavar="TIME", help="longest wait (default: 60s)")
     logs = _named(commands, "logs", "show the output of workers")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
-    logs.add_argument("-n", "--tail", type=int, default=100, metavar="LINES", help="last lines (default: 100)")
+    logs.add_argument(
+        "-n", "--tail", type=int, metavar="LINES", help="last lines of each (default: 100; all, if --since)"
+    )
+    logs.add_argument("--since", metavar="TIME", help="not older than this: 10m, or 2026-01-31T12:00:00Z")
+    logs.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
     logs.add_argument("--stream", choices=("stdout", "stderr"), help="one of the two streams")
     send = _named(commands, "signal", "send a signal to workers", is_needed=True)
     send.add_argument("--signal", "-s", default="SIGHUP", metavar="NAME", help="for example SIGUSR1 (default: SIGHUP)")
@@ -237,19 +245,34 @@ def _shutdown(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from hsu_agent.local.output import Output
+    from hsu_agent.local import output as shown
+    from hsu_core.runtime.times import since_of
 
-    data_dir = data_dir_of(options)
-    found = ask(data_dir, "status", names=options.names)["instances"]
-    output = Output(data_dir, found, (options.stream,) if options.stream else ("stdout", "stderr"))
+    data_dir, streams = data_dir_of(options), (options.stream,) if options.stream else ("stdout", "stderr")
+    since_at = since_of(options.since, time.time()) if options.since else None
+    lines = (-1 if options.since else 100) if options.tail is None else max(0, options.tail)
+    output = shown.Output(data_dir, streams, lines, since_at, is_timed=options.timestamps)
     try:
-        output.tail(max(0, options.tail))
-        while options.follow:
-            if not output.more():
+        found = ask(data_dir, "status", names=options.names)["instances"]
+    except NotRunning as error:
+        found = shown.left_behind(data_dir, options.names)
+        if not found:
+            raise
+        print(f"hsu-agent: {error}; this is what is left", file=sys.stderr)
+    if not options.follow:
+        output.tail(found)
+        return 0
+    looked_s = time.monotonic()
+    try:
+        while True:
+            if not output.follow(found):
                 time.sleep(LOOK_S)
+            if time.monotonic() - looked_s > NEW_WORKERS_S:
+                looked_s = time.monotonic()
+                with contextlib.suppress(NotRunning, Refused):  # the agent is away: the workers may write on
+                    found = ask(data_dir, "status", names=options.names)["instances"]
     finally:
         output.close()
-    return 0
 
 
 def _validate(options: argparse.Namespace) -> int:

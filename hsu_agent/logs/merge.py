@@ -14,11 +14,16 @@ from itertools import islice
 from pathlib import Path
 
 from hsu_agent.logs.index import IndexReader, index_path
-from hsu_agent.logs.read import BLOCK_BYTES, TAIL_LIMIT_BYTES
 from hsu_agent.logs.segments import segment_files
 
 Line = tuple[float, str, bytes]
 """When it came in (seconds since 1970), its stream, its bytes without the line end."""
+
+BLOCK_BYTES = 64 * 1024
+"""Unit in which files are read."""
+
+TAIL_LIMIT_BYTES = 8 * 1024 * 1024
+"""Most that the last N lines of one stream may hold; longer tails begin in the middle."""
 
 LINE_LIMIT_BYTES = 1024 * 1024
 """A longer line is handed out in pieces of this size."""
@@ -186,6 +191,10 @@ class MergedFollower:
         return sorted(
             (line for cursor in self._cursors for line in islice(self._chosen(cursor), TURN_LINES)), key=_time
         )
+
+    def rest(self) -> list[Line]:
+        """Return the lines that have not ended, for when nothing is added any more."""
+        return [line for cursor in self._cursors for line in cursor.rest()]
 
     def _chosen(self, cursor: LineCursor) -> Iterator[Line]:
         return (line for line in cursor.lines() if self._since_at is None or line[0] >= self._since_at)

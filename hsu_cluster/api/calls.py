@@ -179,6 +179,15 @@ class Call:
             raise _bad_query(name, f"{found[:40]!r} is not a number from {low} to {high}", "give such a number")
         return int(found)
 
+    def query_time(self, name: str) -> float | None:
+        """Return a query parameter that is a time in seconds since 1970, or None. Raises InvalidInput."""
+        found = self.query(name)
+        if found is None:
+            return None
+        if re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,9})?", found) is None:
+            raise _bad_query(name, f"{found[:40]!r} is not a time in seconds since 1970", "give such a number")
+        return float(found)
+
     @property
     def if_match(self) -> int | None:
         """Return the revision of the If-Match header (0: must not exist), None without one. Raises InvalidInput."""

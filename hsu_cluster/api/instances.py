@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from aiohttp import web
@@ -21,6 +23,7 @@ from hsu_core.model.ids import InstanceId
 from hsu_core.store.base import range_all
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode
+from hsu_core.wire.frames import Chunk
 
 TAIL_DEFAULT = 100
 TAIL_LIMIT = 100_000
@@ -88,18 +91,19 @@ async def _node_of(call: Call, instance: InstanceId) -> str:
 async def read_logs(call: Call) -> web.StreamResponse:
     """Stream the log of an instance as text."""
     instance = call.instance
-    tail = call.query_number("tail", TAIL_DEFAULT, 0, TAIL_LIMIT)
+    since_at = call.query_time("since")
+    tail = call.query_number("tail", TAIL_DEFAULT if since_at is None else TAIL_LIMIT, 0, TAIL_LIMIT)
     follow = call.query_flag("follow")
     node = await _node_of(call, instance)
     leader = call.services.leader
     with call.services.endless():
         if not leader.is_leading:
             return await _pass_on_stream(call)
-        return await _stream_logs(call, instance, node, tail, follow)
+        return await _stream_logs(call, leader.logs(instance, node, tail=tail, follow=follow, since_at=since_at))
 
 
-async def _stream_logs(call: Call, instance: InstanceId, node: str, tail: int, follow: bool) -> web.StreamResponse:
-    async with call.services.leader.logs(instance, node, tail=tail, follow=follow) as chunks:
+async def _stream_logs(call: Call, opened: AbstractAsyncContextManager[AsyncIterator[Chunk]]) -> web.StreamResponse:
+    async with opened as chunks:
         response = _stream(200, "text/plain")
         response.charset = "utf-8"
         await call.begin(response)

@@ -77,7 +77,11 @@ _PAGING = (
 )
 _LISTED = (_NAMESPACE, _APP, *_PAGING)
 _DRY_RUN = Query("dry_run", "Return the plan, change nothing", "boolean")
-_LOGS = (Query("tail", "Lines from the end", "integer"), Query("follow", "Go on with what comes", "boolean"))
+_LOGS = (
+    Query("tail", "Lines from the end", "integer"),
+    Query("follow", "Go on with what comes", "boolean"),
+    Query("since", "Nothing older than this: seconds since 1970", "number"),
+)
 _WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, nodes, events, cluster"))
 _ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"
 _ONE_INSTANCE = _ONE_APP + "/instances/{instance}"

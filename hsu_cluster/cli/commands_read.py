@@ -22,6 +22,7 @@ from hsu_cluster.cli.session import Session, check_format
 from hsu_cluster.cli.waiting import matches
 from hsu_core.model.errors import InvalidInput
 from hsu_core.model.ids import TargetName, parse_target
+from hsu_core.runtime.times import since_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -229,7 +230,11 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="APP[/WORKER[.SLOT]]")],
     namespace: Namespace = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    tail: Annotated[int, typer.Option("--tail", min=0, max=100_000, help="Lines of each instance from before.")] = 100,
+    tail: Annotated[
+        int | None,
+        typer.Option("--tail", min=0, max=100_000, help="Lines of each instance (default: 100; all, if --since)."),
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Not older: 10m, or 2026-01-31T12:00:00Z.")] = None,
 ) -> int:
     """Print the output of instances.
 
@@ -237,6 +242,8 @@ def logs(
     """
     session: Session = context.obj
     aim, space = parse_target(target), session.namespace(namespace)
+    since_at = since_of(since, session.clock()) if since is not None else None
+    lines = tail if tail is not None else 100 if since is None else 100_000
 
     async def work(cluster: ClusterClient) -> int:
         found = (await cluster.list_instances(space, aim.app))["items"]
@@ -247,7 +254,7 @@ def logs(
             if not found or aim.worker is None:
                 raise InvalidInput(f"read logs of {target}", "no instance of it has a node yet", "", code="logs.none")
             raise no_such(aim, sorted({each["worker"] for each in found}))
-        return await print_logs(session.terminal, cluster, own, tail=tail, is_following=follow)
+        return await print_logs(session.terminal, cluster, own, tail=lines, is_following=follow, since_at=since_at)
 
     return session.run(work)
 

@@ -68,6 +68,7 @@ async def print_logs(
     *,
     tail: int,
     is_following: bool,
+    since_at: float | None = None,
 ) -> int:
     """Print the last `tail` lines of each instance, and with `is_following` all that comes; return the exit status.
 
@@ -90,6 +91,7 @@ async def print_logs(
                 instance["slot"],
                 tail=tail,
                 follow=is_following,
+                since_at=since_at,
             )
             async for line in whole_lines(chunks):
                 printer.write(name, line)

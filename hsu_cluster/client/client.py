@@ -152,11 +152,24 @@ class ClusterClient:
         return cast(RemovedDocument, await self._post(path, {"signal": name}))
 
     async def logs(
-        self, namespace: str, app: str, worker: str, slot: int, *, tail: int = 100, follow: bool = False
+        self,
+        namespace: str,
+        app: str,
+        worker: str,
+        slot: int,
+        *,
+        tail: int = 100,
+        follow: bool = False,
+        since_at: float | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Yield the last `tail` lines of an instance as chunks of text, and with `follow` what comes after."""
+        """Yield the last `tail` lines of an instance as chunks of text, and with `follow` what comes after.
+
+        Lines older than `since_at` (seconds since 1970) are left out.
+        """
         path = f"/v1/namespaces/{namespace}/apps/{app}/instances/{worker}.{slot}/logs"
         query = {"tail": str(tail), "follow": "true" if follow else "false"}
+        if since_at is not None:
+            query["since"] = f"{since_at:.3f}"
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         async with self._transport.stream(path, query) as chunks:
             async for chunk in chunks:

@@ -122,11 +122,12 @@ class LeaderService:
 
     @asynccontextmanager
     async def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool
+        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         """Stream the log of an instance from its node."""
         session = self._hub().session(node)
-        async with session.ask("logs", instance, tail=tail, follow=follow) as chunks:
+        since = {} if since_at is None else {"since_at": since_at}
+        async with session.ask("logs", instance, tail=tail, follow=follow, **since) as chunks:
             yield chunks
 
     async def signal(self, instance: InstanceId, node: str, name: str) -> None:

@@ -134,7 +134,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the leader. `verb`: `logs` (arguments tail, follow, stream) or `signal` (argument name)."""
+    """A request of the leader. `verb`: `logs` (arguments tail, follow, stream, since_at) or `signal` (name)."""
 
     id: int
     verb: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -276,3 +277,52 @@ def test_a_bad_time_is_reported_under_the_name_of_its_option(agent: LocalAgent) 
     done = agent.run("stop", "web", "--wait", "--timeout", "soon")
     assert done.returncode == 2
     assert "--timeout" in done.stderr
+
+
+def test_logs_are_merged_in_time_order_and_can_begin_at_a_time(agent: LocalAgent, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.01; done"
+    code = f"echo one; sleep 0.2; echo two >&2; sleep 0.2; echo three; {wait}; echo four; exec sleep 1000"
+    agent.file.write_text(manifest(worker("web", code), worker("db", f"sleep 0.1; echo db; {FOREVER}")))
+    agent.start()
+    agent.until(lambda: agent.said("logs", "web").split() == ["one", "two", "three"], "web has written")
+    agent.until(lambda: "db" in agent.said("logs", "db"), "db has written")
+    lines = agent.said("logs").splitlines()
+    assert {"web.0 | one", "db.0 | db"} <= set(lines)
+    assert [line for line in lines if "web.0" in line] == ["web.0 | one", "web.0 | two", "web.0 | three"]
+    assert agent.said("logs", "web", "--tail", "1") == "three\n"
+    agent.until(lambda: agent.said("logs", "web", "--since", "100ms") == "", "it has been silent for a while")
+    gate.touch()
+    agent.until(lambda: agent.said("logs", "web", "--since", "10s").split()[-1] == "four", "the last line is there")
+    first = agent.said("logs", "web", "-t", "--since", "2000-01-01").splitlines()[0]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z one", first)
+    wrong = agent.run("logs", "--since", "yesterday")
+    assert wrong.returncode == 2
+    assert "10m" in wrong.stderr
+    agent.end()
+    left = agent.run("logs", "web")
+    assert left.returncode == 0
+    assert left.stdout.split() == ["one", "two", "three", "four"]
+    assert "this is what is left" in left.stderr
+
+
+def test_following_goes_on_over_restarts_and_finds_new_workers(agent: LocalAgent, tmp_path: Path) -> None:
+    agent.file.write_text(manifest(worker("web", f"echo started; {FOREVER}")))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    said = tmp_path / "said"
+    with open(said, "wb") as target:
+        command = [*PROGRAM, "logs", "-f", "--data-dir", str(agent.data_dir)]
+        follower = subprocess.Popen(command, stdout=target, stderr=subprocess.DEVNULL)
+    try:
+        agent.until(lambda: said.read_text().count("started") == 1, "the first line is shown")
+        agent.said("restart", "web", "--wait")
+        agent.until(lambda: said.read_text().count("started") == 2, "the line of the next process is shown")
+        kill(agent.agent_pid())
+        agent.until(lambda: agent.run("status").returncode != 3, "another agent answers")
+        agent.file.write_text(manifest(worker("web", f"echo started; {FOREVER}"), worker("db", f"echo db; {FOREVER}")))
+        agent.said("reload")
+        agent.until(lambda: "db.0 | db" in said.read_text(), "the new worker is shown")
+    finally:
+        follower.kill()
+        follower.wait(10)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hsu_agent.logs.capture import Capture
-from hsu_agent.logs.read import StreamReader, last_lines
+from hsu_agent.logs.merge import MergedFollower, merged_tail
 from hsu_agent.logs.segments import Segments, segment_files
 from hsu_core.model.lifecycle import State
 from hsu_core.model.spec import LogSpec
@@ -82,7 +82,7 @@ def test_a_symbolic_link_in_the_place_of_a_log_is_not_followed(tmp_path: Path) -
     feed(segments, b"hello\n")
     assert (tmp_path / "secret").read_text() == "mine"
     assert segments.dropped_bytes == 6
-    assert StreamReader(tmp_path / "stdout.log").tail(10) == b""
+    assert tail(tmp_path, 10) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system of its own")
@@ -131,52 +131,53 @@ def test_a_writer_never_blocks_while_the_agent_drains(tmp_path: Path) -> None:
 # -- reading --------------------------------------------------------------------------------------
 
 
+def tail(folder: Path, lines: int) -> list[bytes]:
+    return [line for _, _, line in merged_tail(folder, ("stdout",), lines, None)]
+
+
 @pytest.mark.parametrize(
     ("text", "lines", "expected"),
     [
-        (b"a\nb\nc\n", 2, b"b\nc\n"),
-        (b"a\nb\nc", 2, b"b\nc"),
-        (b"a\n", 5, b"a\n"),
-        (b"", 5, b""),
-        (b"a\nb\n", 0, b""),
-        (b"\n\n\n", 2, b"\n\n"),
+        (b"a\nb\nc\n", 2, [b"b", b"c"]),
+        (b"a\nb\nc", 2, [b"b", b"c"]),
+        (b"a\n", 5, [b"a"]),
+        (b"", 5, []),
+        (b"a\nb\n", 0, []),
+        (b"\n\n\n", 2, [b"", b""]),
     ],
 )
-def test_last_lines(text: bytes, lines: int, expected: bytes) -> None:
-    assert last_lines(text, lines) == expected
+def test_the_last_lines(tmp_path: Path, text: bytes, lines: int, expected: list[bytes]) -> None:
+    (tmp_path / "stdout.log").write_bytes(text)
+    assert tail(tmp_path, lines) == expected
 
 
 def test_a_tail_goes_back_over_segments(tmp_path: Path) -> None:
     (tmp_path / "stdout.log.2").write_text("1\n2\n")
     (tmp_path / "stdout.log.1").write_text("3\n4\n")
     (tmp_path / "stdout.log").write_text("5\n6")
-    for lines, expected in [(1, "6"), (2, "5\n6"), (3, "4\n5\n6"), (5, "2\n3\n4\n5\n6"), (99, "1\n2\n3\n4\n5\n6")]:
-        reader = StreamReader(tmp_path / "stdout.log")
-        assert reader.tail(lines).decode() == expected
-        assert reader.more() == b""
-        reader.close()
+    for lines, expected in [(1, "6"), (2, "56"), (3, "456"), (5, "23456"), (99, "123456")]:
+        assert b"".join(tail(tmp_path, lines)).decode() == expected
 
 
 def test_following_loses_nothing_over_rotations(tmp_path: Path) -> None:
     path = tmp_path / "stdout.log"
     segments = Segments(path, 500, 4)
     feed(segments, b"old\n")
-    reader = StreamReader(path)
-    assert reader.tail(0) == b""
-    expected, seen = b"", b""
+    follower = MergedFollower(tmp_path, ("stdout",), 0)
+    assert follower.more() == []
+    expected, seen = [], []
     for number in range(300):
-        line = b"line %d\n" % number
-        feed(segments, line)
-        expected += line
-        if number % 100 == 0:  # the reader is slower than one segment at times
-            while text := reader.more():
-                seen += text
-        elif number % 30 == 0:
-            seen += reader.more()
-    while text := reader.more():
-        seen += text
+        feed(segments, b"line %d\n" % number)
+        expected.append(b"line %d" % number)
+        if number % 30 == 0:  # the reader is slower than one segment at times
+            seen += [line for _, _, line in follower.more()]
+    while lines := follower.more():
+        seen += [line for _, _, line in lines]
     assert seen == expected
-    reader.close()
+    feed(segments, b"unfinished")
+    assert follower.more() == []
+    assert [line for _, _, line in follower.rest()] == [b"unfinished"]
+    follower.close()
 
 
 WRITER = """

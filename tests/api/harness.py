@@ -88,6 +88,7 @@ class FakeLeader:
         self.signals: list[tuple[InstanceId, str, str]] = []
         self.sessions = 0
         self.open_logs = 0
+        self.asked_since: float | None = None
         self.fails_after: int | None = None
         """Number of chunks after which a log breaks off."""
 
@@ -96,9 +97,10 @@ class FakeLeader:
 
     @asynccontextmanager
     async def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool
+        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         self._check(node)
+        self.asked_since = since_at
         self.open_logs += 1
         try:
             yield self._chunks(instance, tail, follow)

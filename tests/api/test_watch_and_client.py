@@ -39,6 +39,8 @@ async def test_the_client_speaks_every_route(tmp_path: Path) -> None:
         await api.assign(0, "node-a")
         api.leader.logged[InstanceId("default", "shop", "web", 0)] = ["é".encode()[:1], "é".encode()[1:], b"\n"]
         assert "".join([text async for text in cluster.logs("default", "shop", "web", 0)]) == "é\n"
+        assert "".join([text async for text in cluster.logs("default", "shop", "web", 0, since_at=1234.5)]) == "é\n"
+        assert api.leader.asked_since == 1234.5
         assert (await cluster.signal("default", "shop", "web", 0, "SIGHUP"))["done"]
         assert (await cluster.list_nodes())["items"][0]["name"] == "node-a"
         assert (await cluster.get_node("node-a"))["state"] == "ready"
