@@ -142,7 +142,7 @@ class Draft:
 
 
 def _given(**keys: Any) -> dict[str, Any]:
-    return {name: value for name, value in keys.items() if value not in (None, "", [], {}, ())}
+    return {name: value for name, value in keys.items() if value is not None and value not in ("", [], {})}
 
 
 def process_block(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hsu_core.wire.foreign import ForeignFile, Notes, Place
 from hsu_core.wire.tree import decode
 
-_HEADER = re.compile(r"\[(?P<name>[^\]]+)\]")
+_HEADER = re.compile(r"\[(?P<name>.+)\]")
 _MARK = re.compile(r"[=:]")
 
 
@@ -49,18 +49,21 @@ def _lines(file: ForeignFile, notes: Notes) -> list[str]:
 def read_ini(file: ForeignFile, notes: Notes) -> list[Section]:
     """Return the sections of an ini file as supervisord reads it.
 
-    Keys are lower case; ` ;` and ` #` start comments; indented lines go on with the value above.
+    Keys are lower case; ` ;` and ` #` start comments; lines that are indented deeper go on with the value above.
     """
     sections: list[Section] = []
     open_entry: tuple[str, int, list[str]] | None = None
+    indent = 0
     for number, raw in enumerate(_lines(file, notes), start=1):
         line = _without_comment(raw)
         text = line.strip()
         if not text:
             continue
-        if line[0].isspace() and open_entry is not None:
+        own_indent = len(line) - len(line.lstrip())
+        if own_indent > indent and open_entry is not None:
             open_entry[2].append(text)
             continue
+        indent = own_indent
         if open_entry is not None:
             _close(sections[-1], open_entry, file)
         open_entry = None

@@ -52,7 +52,7 @@ _NOT_CARRIED: Mapping[str, tuple[str, str]] = {
     "stderr_events_enabled": (_EVENTS, "remove it"),
     "serverurl": ("the agent sets no SUPERVISOR_SERVER_URL", "let the program ask `hsu-agent status -o json`"),
 }
-_KNOWN = frozenset(
+PROGRAM_KEYS = frozenset(
     {
         "command", "numprocs", "numprocs_start", "autostart", "autorestart", "startretries", "startsecs", "exitcodes",
         "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup", "directory", "environment", "user", "umask",
@@ -60,6 +60,8 @@ _KNOWN = frozenset(
         "stderr_logfile_backups", *_NOT_CARRIED,
     }
 )  # fmt: skip
+"""Every key of a program that has a meaning here."""
+
 _OTHER_SECTIONS: Mapping[str, tuple[str, str]] = {
     "group": ("groups are not carried over", "name the workers in commands, as in `hsu-agent restart a b`"),
     "fcgi-program": ("FastCGI programs are not carried over: the agent opens no sockets", "let it open its own socket"),
@@ -119,7 +121,7 @@ def _sections(files: Sequence[ForeignFile], around: Surroundings, notes: Notes) 
                 before = known.last(entry.key)
                 if before is not None and before.value != entry.value:
                     notes.warn(before.place, f"{entry.place.file}:{entry.place.line} says another value, which counts")
-            known.entries += section.entries
+                known.entries.append(entry)
             if section.name == "include" and is_included:
                 notes.warn(section.place, "an included file includes no others in supervisord", "remove it")
             elif section.name == "include":
@@ -132,7 +134,7 @@ def _included(section: Section, around: Surroundings, notes: Notes) -> list[Fore
     if entry is None:
         notes.fault(section.place, "has no `files`", "add files = conf.d/*.conf, or remove the section")
         return []
-    found: list[ForeignFile] = []
+    found: dict[str, ForeignFile] = {}
     for pattern in entry.value.split():
         written = _expanded(pattern, {"here": entry.folder, "host_node_name": "*"}, entry, around, notes)
         if "\0" in written:
@@ -145,10 +147,10 @@ def _included(section: Section, around: Surroundings, notes: Notes) -> list[Fore
             continue
         if not matches:
             notes.warn(entry.place, f"no file is like {pattern[:80]}", "mend the pattern, or remove it")
-        found += matches
+        found |= {match.name: match for match in matches}
     if len(found) > INCLUDED_LIMIT:
         notes.fault(entry.place, f"{len(found)} files are included, the limit is {INCLUDED_LIMIT}", "name some of them")
-    return found[:INCLUDED_LIMIT]
+    return list(found.values())[:INCLUDED_LIMIT]
 
 
 def _shared(section: Section | None, around: Surroundings, notes: Notes) -> _Shared:
@@ -260,8 +262,8 @@ def _warn_of_keys(section: Section, notes: Notes) -> None:
             if entry.key.endswith(("_syslog", "_enabled")) and entry.value.lower() in ("false", "no", "off", "0"):
                 continue
             notes.warn(entry.place, f"is not carried over: {_NOT_CARRIED[entry.key][0]}", _NOT_CARRIED[entry.key][1])
-        elif entry.key not in _KNOWN:
-            near = nearest(entry.key, sorted(_KNOWN))
+        elif entry.key not in PROGRAM_KEYS:
+            near = nearest(entry.key, sorted(PROGRAM_KEYS))
             fix = f"did you mean {near}?" if near else "remove it"
             notes.warn(entry.place, "is not known as a key of a program", fix)
 

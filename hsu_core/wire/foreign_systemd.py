@@ -47,6 +47,9 @@ _HOOKS: Mapping[str, str] = {
 _OWN_KEYS = frozenset(
     {"Type", "ExecStart", "Environment", "EnvironmentFile", "PassEnvironment", "WorkingDirectory", *_HOOKS}
 )
+SERVICE_KEYS = _OWN_KEYS | BLOCK_KEYS
+"""Keys of [Service] that are carried over."""
+
 _UNIT_KEYS = frozenset({"Description", "Documentation", "After", "Before", "Requires", "Wants", "BindsTo", "Requisite"})
 _START_LIMITS = frozenset({"StartLimitIntervalSec", "StartLimitInterval", "StartLimitBurst"})
 _KILL = re.compile(r"(?:/usr)?/bin/kill (?:-s |-)?(?P<signal>[A-Z0-9]+ )?\$\{?MAINPID\}?")
@@ -144,7 +147,7 @@ def _draft(unit: Unit, around: Surroundings, notes: Notes) -> Draft | None:
 
 def _warn_of_keys(unit: Unit, notes: Notes) -> None:
     for key, entries in unit.keys.items():
-        if key not in _OWN_KEYS | BLOCK_KEYS | _START_LIMITS:
+        if key not in SERVICE_KEYS | _START_LIMITS:
             for entry in entries:
                 notes.warn(entry.place, *why_not(key))
     for key, entries in unit.unit_keys.items():
@@ -216,8 +219,8 @@ def _environment(unit: Unit, around: Surroundings, notes: Notes) -> dict[str, st
     """Return the variables of Environment=, and over them those of the files, which are read now."""
     found: dict[str, str] = {}
     for entry in unit.keys.get("Environment", []):
-        text = specified(entry.value, unit.name, entry.place, notes)
-        _assign(split_words(text, entry.place, notes), found, entry.place, notes)
+        pairs = split_words(entry.value, entry.place, notes)
+        _assign([specified(pair, unit.name, entry.place, notes) for pair in pairs], found, entry.place, notes)
     for entry in unit.keys.get("PassEnvironment", []):
         for name in entry.value.split():
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

@@ -128,7 +128,7 @@ def _escape(text: str, index: int) -> tuple[str, int]:
 
 def parse_commands(text: str, unit: str, place: Place, notes: Notes) -> list[Command]:
     """Return the commands of one `Exec…=` line (several stand between single `;`)."""
-    words = split_words(specified(text, unit, place, notes), place, notes)
+    words = [specified(word, unit, place, notes) for word in split_words(text, place, notes)]
     found: list[Command] = []
     while words:
         end = words.index(";") if ";" in words else len(words)
