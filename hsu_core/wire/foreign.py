@@ -243,7 +243,10 @@ def finish(drafts: Sequence[Draft], app: str, notes: Notes, around: Surroundings
         notes.fault(Place("", "--app"), f"{app[:80]!r} is not a name", "use letters, digits, `_` and `-`")
     if notes.faults:
         raise notes.refusal()
-    found = Conversion({"app": app, "workers": [draft.document() for draft in drafts]}, tuple(notes.warnings))
+    found = Conversion(
+        {"app": app, "workers": [draft.document() for draft in drafts]},
+        tuple(sorted(notes.warnings, key=lambda found: (found.file, found.line))),
+    )
     _check(found, notes, around)
     return found
 

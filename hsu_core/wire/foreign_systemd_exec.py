@@ -17,8 +17,11 @@ _ESCAPES = {
 }  # fmt: skip
 _CODES = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}
 _SPACE = " \t\n"
+_BARE = re.compile(r"(\\?);(?=\s|$)")
 _NO_CHARACTER = "\udc00"
 """Stands for an escape that is no character of UTF-8 by itself; no decoded text holds it."""
+_SEPARATOR = "\udc01"
+"""Stands for a `;` between commands, which is one without quotes."""
 
 _FOLDERS: Mapping[str, str] = {
     "C": "/var/cache", "E": "/etc", "L": "/var/log", "S": "/var/lib", "T": "/tmp", "V": "/var/tmp", "t": "/run",
@@ -73,10 +76,20 @@ def specified(text: str, unit: str, place: Place, notes: Notes) -> str:
 
 def split_words(text: str, place: Place, notes: Notes) -> list[str]:
     """Return the words of a text by systemd's rules of quotes and C escapes; a fault for an open quote."""
+    return [";" if word == _SEPARATOR else word for word in _split(text, place, notes)]
+
+
+def _split(text: str, place: Place, notes: Notes) -> list[str]:
+    """Return the words; a bare `;` is _SEPARATOR."""
     words: list[str] = []
     word: list[str] | None = None
     quote, index = "", 0
     while index < len(text):
+        bare = _BARE.match(text, index) if word is None else None
+        if bare is not None:
+            words.append(";" if bare[1] else _SEPARATOR)
+            index = bare.end()
+            continue
         letter = text[index]
         index += 1
         if letter == "\\" and index < len(text):
@@ -128,12 +141,12 @@ def _escape(text: str, index: int) -> tuple[str, int]:
 
 def parse_commands(text: str, unit: str, place: Place, notes: Notes) -> list[Command]:
     """Return the commands of one `Exec…=` line (several stand between single `;`)."""
-    words = [specified(word, unit, place, notes) for word in split_words(text, place, notes)]
+    words = [specified(word, unit, place, notes) for word in _split(text, place, notes)]
     found: list[Command] = []
     while words:
-        end = words.index(";") if ";" in words else len(words)
+        end = words.index(_SEPARATOR) if _SEPARATOR in words else len(words)
         own, words = words[:end], words[end + 1 :]
-        command = _command([";" if word == "\\;" else word for word in own], place, notes) if own else None
+        command = _command(own, place, notes) if own else None
         if command is not None:
             found.append(command)
     return found

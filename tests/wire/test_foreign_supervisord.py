@@ -69,8 +69,8 @@ def test_numprocs_are_replicas_with_their_slot() -> None:
     assert execution_of(found)["args"] == ["80{slot}"]
     assert execution_of(worker(command="/bin/web %(process_num)02d"))["args"] == ["00"]
     texts = warnings_of("supervisord", program("numprocs=2", "numprocs_start=5", command="/bin/web %(process_num)02d"))
-    assert "counted from 0, not from 5" in texts[0]
-    assert "without leading zeros" in texts[1]
+    assert "counted from 0, not from 5" in texts[1]
+    assert "without leading zeros" in texts[0]
 
 
 def test_expansions() -> None:
