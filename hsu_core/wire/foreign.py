@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from hsu_core.model.errors import Fault, InvalidManifest
 from hsu_core.model.ids import NAME_LIMIT, is_name
 from hsu_core.wire.faults import FAULT_LIMIT
+from hsu_core.wire.fields import nearest
 from hsu_core.wire.manifest import parse_manifest
 from hsu_core.wire.yaml_text import dump_yaml
 
@@ -74,15 +75,25 @@ class Notes:
     """Collects warnings and faults of a conversion. Faults beyond FAULT_LIMIT end it."""
 
     def __init__(self, what: str) -> None:
-        self.warnings: list[Fault] = []
         self.faults: list[Fault] = []
+        self._warnings: dict[Fault, None] = {}
+        self._suggestions = 0
         self._what = what
 
     def warn(self, place: Place, text: str, fix: str = "") -> None:
         """Add a warning, once."""
-        found = Fault(place.path, text, fix, place.file, place.line, CODE)
-        if found not in self.warnings[-FAULT_LIMIT:]:
-            self.warnings.append(found)
+        self._warnings[Fault(place.path, text, fix, place.file, place.line, CODE)] = None
+
+    def suggestion(self, word: str, known: Iterable[str]) -> str:
+        """Return what an unknown word may be meant for, or an empty text; after FAULT_LIMIT words it costs too much."""
+        self._suggestions += 1
+        near = nearest(word, sorted(known)) if self._suggestions <= FAULT_LIMIT else ""
+        return f"did you mean {near}?" if near else ""
+
+    @property
+    def warnings(self) -> list[Fault]:
+        """Return the warnings in the order of the files and their lines."""
+        return sorted(self._warnings, key=lambda found: (found.file, found.line))
 
     def fault(self, place: Place, text: str, fix: str = "") -> None:
         """Add a fault. Raises InvalidManifest when there are too many."""
@@ -245,7 +256,7 @@ def finish(drafts: Sequence[Draft], app: str, notes: Notes, around: Surroundings
         raise notes.refusal()
     found = Conversion(
         {"app": app, "workers": [draft.document() for draft in drafts]},
-        tuple(sorted(notes.warnings, key=lambda found: (found.file, found.line))),
+        tuple(notes.warnings),
     )
     _check(found, notes, around)
     return found

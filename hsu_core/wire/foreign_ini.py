@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from hsu_core.wire.foreign import ForeignFile, Notes, Place
 from hsu_core.wire.tree import decode
 
+LINE_LIMIT = 20_000
+"""Most lines of one file: more were made by a program, and bound the time that a hostile one can take."""
+
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
 _MARK = re.compile(r"[=:]")
 
@@ -31,10 +34,16 @@ class Section:
     place: Place
     folder: str
     entries: list[Entry] = field(default_factory=list)
+    _last: dict[str, Entry] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry at the end."""
+        self.entries.append(entry)
+        self._last[entry.key] = entry
 
     def last(self, key: str) -> Entry | None:
         """Return the last entry of this key, which is the one that counts, or None."""
-        return next((entry for entry in reversed(self.entries) if entry.key == key), None)
+        return self._last.get(key)
 
 
 def _lines(file: ForeignFile, notes: Notes) -> list[str]:
@@ -43,7 +52,11 @@ def _lines(file: ForeignFile, notes: Notes) -> list[str]:
         line = text[: text.index("\0")].count("\n") + 1
         notes.fault(Place(file.name, "", line), "the file holds the character NUL", "remove it")
         raise notes.refusal()
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if len(lines) > LINE_LIMIT:
+        notes.fault(Place(file.name, ""), f"the file has {len(lines)} lines, the limit is {LINE_LIMIT}", "split it")
+        raise notes.refusal()
+    return lines
 
 
 def read_ini(file: ForeignFile, notes: Notes) -> list[Section]:
@@ -87,7 +100,7 @@ def read_ini(file: ForeignFile, notes: Notes) -> list[Section]:
 def _close(section: Section, entry: tuple[str, int, list[str]], file: ForeignFile) -> None:
     key, line, lines = entry
     place = Place(file.name, f"[{section.name}] {key}", line)
-    section.entries.append(Entry(key, "\n".join(lines).strip(), place, file.folder))
+    section.add(Entry(key, "\n".join(lines).strip(), place, file.folder))
 
 
 def _without_comment(line: str) -> str:
@@ -112,7 +125,7 @@ def read_unit(file: ForeignFile, notes: Notes) -> list[Section]:
             notes.fault(Place(file.name, "", number), "stands before the first [Section]", "add [Service] above")
         else:
             place = Place(file.name, f"[{sections[-1].name}] {key.strip()}", number)
-            sections[-1].entries.append(Entry(key.strip(), value.strip(), place, file.folder))
+            sections[-1].add(Entry(key.strip(), value.strip(), place, file.folder))
     return sections
 
 

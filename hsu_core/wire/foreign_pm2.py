@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hsu_core.model.errors import InvalidManifest
-from hsu_core.wire.fields import nearest, shown
+from hsu_core.wire.fields import shown
 from hsu_core.wire.foreign import (
     SLOT,
     WORKER_LIMIT,
@@ -157,8 +157,7 @@ def _warn_of_keys(app: App, notes: Notes) -> None:
         elif key.startswith("env_"):
             notes.warn(app.place(key), "is not carried over: there is one environment", "copy what you need to `env`")
         elif key not in KNOWN:
-            near = nearest(key, sorted(KNOWN))
-            notes.warn(app.place(key), "is not known as a key of an app", f"did you mean {near}?" if near else "")
+            notes.warn(app.place(key), "is not known as a key of an app", notes.suggestion(key, KNOWN) or "remove it")
 
 
 def _words(app: App, key: str, notes: Notes) -> list[str]:
@@ -187,7 +186,11 @@ def _command(app: App, script: str, directory: str, notes: Notes) -> list[str]:
             notes.warn(
                 app.place("interpreter_args"), "is not carried over: the script runs by itself", "name an interpreter"
             )
-        if not interpreter:
+        if "/" not in script and ending and not script.split()[1:]:
+            return [joined(directory, script), *arguments]
+        if "/" not in script:
+            notes.warn(app.place("script"), "is looked up in PATH", f"write ./{script[:60]} if it is in the folder")
+        elif not interpreter:
             notes.warn(
                 app.place("script"), "has no ending and is run as a program", "name an interpreter if it needs one"
             )

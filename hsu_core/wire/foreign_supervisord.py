@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hsu_core.wire.fields import nearest
 from hsu_core.wire.foreign import (
     NODE,
     SLOT,
@@ -30,6 +29,7 @@ from hsu_core.wire.foreign import (
 from hsu_core.wire.foreign_ini import Entry, Section, read_ini
 from hsu_core.wire.foreign_supervisord_keys import flag_of, logs_block, restart_blocks, stop_block, whole_of
 from hsu_core.wire.foreign_values import octal_mask
+from hsu_core.wire.tree import SIZE_LIMIT_BYTES
 
 INCLUDED_LIMIT = 200
 """Most files that [include] may bring in."""
@@ -110,18 +110,25 @@ def _sections(files: Sequence[ForeignFile], around: Surroundings, notes: Notes) 
     merged: dict[str, Section] = {}
     read: set[str] = set()
     queue = [(file, False) for file in files]
+    size = 0
     while queue:
         file, is_included = queue.pop(0)
         if file.name in read:
             continue
         read.add(file.name)
+        size += len(file.text)
+        if size > SIZE_LIMIT_BYTES:
+            notes.fault(
+                Place(file.name, ""), f"all files have more than {SIZE_LIMIT_BYTES} bytes", "convert some of them"
+            )
+            raise notes.refusal()
         for section in read_ini(file, notes):
             known = merged.setdefault(section.name, Section(section.name, section.place, section.folder))
             for entry in section.entries:
                 before = known.last(entry.key)
                 if before is not None and before.value != entry.value:
                     notes.warn(before.place, f"{entry.place.file}:{entry.place.line} says another value, which counts")
-                known.entries.append(entry)
+                known.add(entry)
             if section.name == "include" and is_included:
                 notes.warn(section.place, "an included file includes no others in supervisord", "remove it")
             elif section.name == "include":
@@ -234,6 +241,7 @@ def _program(name: str, section: Section, shared: _Shared) -> list[Draft]:
     draft = Draft(worker_id(name, section.place, notes), [], section.place, replicas=count)
     draft.directory, is_said = _directory(section, shared, expand)
     draft.command = _command(section, draft.directory, expand, notes, is_said=is_said)
+    _warn_of_split(section.last("command"), shared)
     draft.directory = native(draft.directory, section.place, notes)
     for entry in (shared.environment, section.last("environment")):
         draft.environment |= _environment(entry, expand, notes) if entry is not None else {}
@@ -263,8 +271,7 @@ def _warn_of_keys(section: Section, notes: Notes) -> None:
                 continue
             notes.warn(entry.place, f"is not carried over: {_NOT_CARRIED[entry.key][0]}", _NOT_CARRIED[entry.key][1])
         elif entry.key not in PROGRAM_KEYS:
-            near = nearest(entry.key, sorted(PROGRAM_KEYS))
-            fix = f"did you mean {near}?" if near else "remove it"
+            fix = notes.suggestion(entry.key, PROGRAM_KEYS) or "remove it"
             notes.warn(entry.place, "is not known as a key of a program", fix)
 
 
@@ -302,6 +309,20 @@ def _command(
     if "/" in words[0]:
         words[0] = joined(directory, words[0])
     return [native(word, entry.place, notes) for word in words]
+
+
+def _warn_of_split(entry: Entry | None, shared: _Shared) -> None:
+    """Warn of variables of a command whose value supervisord would split into words."""
+    if entry is None:
+        return
+    for name in re.findall(r"%\(ENV_([^()]{1,200})\)s", entry.value):
+        value = shared.around.environment.get(name, "")
+        if any(letter.isspace() or letter in "\"'\\" for letter in value):
+            shared.notes.warn(
+                entry.place,
+                f"the value of {name} is not split into words here, as supervisord does",
+                "write its words into the command",
+            )
 
 
 def _environment(entry: Entry, expand: Callable[[Entry], str], notes: Notes) -> dict[str, str]:

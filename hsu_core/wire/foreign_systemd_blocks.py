@@ -18,11 +18,20 @@ Keys = Mapping[str, list[Entry]]
 _ENDLESS = "1h"
 """Written where systemd waits without an end: long enough for any start or stop that a person waits for."""
 
+_ENDLESS_S = 3600.0
+
 _DEFAULT_TIMEOUT = "90s"
+_DEFAULT_TIMEOUT_S = 90.0
 _DEFAULT_BURST = 5
 _DEFAULT_INTERVAL_S = 10.0
 _DEFAULT_RESTART_S = 0.1
 """systemd's own defaults, written out where ours differ."""
+
+_SHORTEST_S = 0.1
+"""Probes more often than this cost more than they tell (the manifest refuses them)."""
+
+_LOOKS = 100
+"""Looks of a startup probe before it gives up."""
 
 _POLICIES: Mapping[str, tuple[str, str]] = {
     "no": ("never", ""),
@@ -76,23 +85,36 @@ def health_block(keys: Keys, kind: str, notes: Notes) -> dict[str, Any]:
     health: dict[str, Any] = {}
     start = _last(keys, "TimeoutStartSec", "TimeoutSec")
     if kind in ("notify", "notify-reload"):
+        health["startup"] = _startup(start, notes)
         health["readiness"] = {"notify": {}}
-        if start is not None:
-            text = "is not carried over: a worker that is never ready is not ended, it is shown as not ready"
-            notes.warn(start.place, text, "write a startup probe")
     elif start is not None and not any(keys.get(key) for key in ("ExecStartPre", "ExecStartPost")):
-        notes.warn(start.place, "is not carried over: a start takes no time here", "remove it")
+        notes.warn(start.place, "is not carried over: no start is ended for its time", "write a startup probe")
     watchdog = _last(keys, "WatchdogSec")
     if watchdog is None:
         return health
     seconds = seconds_of(watchdog.value, watchdog.place, notes)
     if seconds is None or seconds == 0 or math.isinf(seconds):
         return health
-    if seconds < 0.1:
+    if seconds < _SHORTEST_S:
         notes.fault(watchdog.place, f"{seconds:g} s is too often", "write 100ms or more")
         return health
     health["liveness"] = {"notify": {}, "period": duration_text(seconds, watchdog.place, notes)}
     return health
+
+
+def _startup(entry: Entry | None, notes: Notes) -> dict[str, Any]:
+    """Return the probe that ends a program which is not ready in time. Its watchdog counts from then on.
+
+    A look is made whenever the program says anything, and each that is in vain counts: so there are many.
+    """
+    seconds = seconds_of(entry.value, entry.place, notes) if entry is not None else _DEFAULT_TIMEOUT_S
+    place = entry.place if entry is not None else Place("", "")
+    if seconds is not None and (seconds == 0 or math.isinf(seconds)):
+        notes.warn(place, f"there is no endless time here, {_ENDLESS} is written", "write a longer startup probe")
+        seconds = _ENDLESS_S
+    looks = min(_LOOKS, max(1, int((seconds or 1.0) / _SHORTEST_S)))
+    period = duration_text(max((seconds or 1.0) / looks, _SHORTEST_S), place, notes)
+    return {"notify": {}, "period": period, "failure_threshold": looks + 1}
 
 
 def restart_block(keys: Keys, unit_keys: Keys, kind: str, notes: Notes) -> dict[str, Any]:

@@ -143,10 +143,8 @@ def parse_commands(text: str, unit: str, place: Place, notes: Notes) -> list[Com
     """Return the commands of one `Exec…=` line (several stand between single `;`)."""
     words = [specified(word, unit, place, notes) for word in _split(text, place, notes)]
     found: list[Command] = []
-    while words:
-        end = words.index(_SEPARATOR) if _SEPARATOR in words else len(words)
-        own, words = words[:end], words[end + 1 :]
-        command = _command(own, place, notes) if own else None
+    for is_separator, own in itertools.groupby(words, lambda word: word == _SEPARATOR):
+        command = None if is_separator else _command(list(own), place, notes)
         if command is not None:
             found.append(command)
     return found

@@ -32,7 +32,7 @@ def command(**keys: Any) -> list[str]:
         ({"script": "run.sh", "args": "a 'b c'"}, ["bash", "/srv/run.sh", "a", "b c"]),
         ({"script": "bin/web"}, ["/srv/bin/web"]),
         ({"script": "nginx", "interpreter": "none"}, ["nginx"]),
-        ({"script": "web.js", "interpreter": "none"}, ["web.js"]),
+        ({"script": "web.js", "interpreter": "none"}, ["/srv/web.js"]),
         ({"interpreter": "deno", "interpreter_args": ["run", "-A"]}, ["deno", "run", "-A", "/srv/web.js"]),
         ({"interpreter": "./venv/bin/python"}, ["/srv/venv/bin/python", "/srv/web.js"]),
         ({"node_args": "--inspect --x=1"}, ["node", "--inspect", "--x=1", "/srv/web.js"]),

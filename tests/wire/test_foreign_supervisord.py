@@ -75,10 +75,10 @@ def test_numprocs_are_replicas_with_their_slot() -> None:
 
 def test_expansions() -> None:
     text = "/bin/web %(program_name)s %(here)s %(ENV_A)s %(host_node_name)s 100%% '${b} %(ENV_A)s'"
-    found = converted("supervisord", program(command=text), around=host({}, {"A": "x y"}))
+    found = converted("supervisord", program(command=text), around=host({}, {"A": "x-y"}))
     assert found.warnings == ()
-    (spec,) = read_strictly(found, {"A": "x y"}).spec.workers
-    assert spec.execution.args == ("web", FOLDER, "x y", "{node}", "100%", "${b} x y")
+    (spec,) = read_strictly(found, {"A": "x-y"}).spec.workers
+    assert spec.execution.args == ("web", FOLDER, "x-y", "{node}", "100%", "${b} x-y")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,9 @@ def test_environment_of_all_programs_is_under_that_of_each() -> None:
 
 
 def test_a_variable_that_is_not_set_is_told_of() -> None:
+    text = program(command="/bin/web %(ENV_A)s")
+    (warning,) = converted("supervisord", text, around=host({}, {"A": "two words"})).warnings
+    assert "the value of A is not split into words" in str(warning)
     assert "variable A is not set here" in warnings_of("supervisord", program(command="/bin/web %(ENV_A)s"))[0]
 
 
@@ -199,3 +202,15 @@ def test_relative_programs_start_in_the_folder() -> None:
     assert execution_of(worker("directory=/srv/web", command="./bin/web"))["executable_path"] == "/srv/web/bin/web"
     assert execution_of(worker("directory=/srv/web", command="web"))["executable_path"] == "web"
     assert "has a relative path and no `directory`" in warnings_of("supervisord", program(command="php bin/web.php"))[0]
+
+
+def test_sizes_are_bounded() -> None:
+    assert "the limit is 20000" in faults_of("supervisord", program() + "\n" * 20_000)[0]
+    large = {f"{FOLDER}/conf.d/{number}.conf": b";" * 600_000 for number in range(2)}
+    with pytest.raises(Exception, match="all files have more than 1048576 bytes"):
+        converted("supervisord", "[include]\nfiles=conf.d/*.conf", around=host(large))
+
+
+def test_only_the_first_unknown_words_get_a_suggestion() -> None:
+    found = warnings_of("supervisord", program(*(f"autostrat{number}=1" for number in range(200))))
+    assert [("did you mean autostart?" in warning) for warning in found] == [True] * 100 + [False] * 100

@@ -97,8 +97,15 @@ def test_exit_codes() -> None:
 
 def test_notices_are_probes() -> None:
     found = worker("Type=notify", "WatchdogSec=20s")
-    assert found["health"] == {"readiness": {"notify": {}}, "liveness": {"notify": {}, "period": "20s"}}
+    assert found["health"] == {
+        "startup": {"notify": {}, "period": "900ms", "failure_threshold": 101},
+        "readiness": {"notify": {}},
+        "liveness": {"notify": {}, "period": "20s"},
+    }
     assert "health" not in worker("WatchdogSec=0")
+    quick = worker("Type=notify", "TimeoutStartSec=500ms")["health"]["startup"]
+    assert quick == {"notify": {}, "period": "100ms", "failure_threshold": 6}
+    assert worker("Type=notify", "TimeoutStartSec=0")["health"]["startup"]["period"] == "36s"
 
 
 def test_limits() -> None:
@@ -190,7 +197,7 @@ def test_an_empty_value_takes_back_what_was_said() -> None:
         ("Environment=A=%m", "%m is not carried over"),
         ("Environment=A=%h", "taken for /root"),
         ("Nonsense=1", "not known here"),
-        ("TimeoutStartSec=5", "a start takes no time"),
+        ("TimeoutStartSec=5", "no start is ended"),
     ],
 )
 def test_what_is_not_carried_over_is_told_of(line: str, part: str) -> None:
