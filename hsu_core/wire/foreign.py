@@ -224,7 +224,7 @@ def worker_id(name: str, place: Place, notes: Notes) -> str:
     """Return the id of a worker for a foreign name; a name that cannot be one is changed, with a warning."""
     if is_name(name):
         return name
-    made = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:NAME_LIMIT] or "worker"
+    made = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:NAME_LIMIT] or "worker"
     notes.warn(place, f"{name[:80]!r} cannot be the id of a worker, {made} is written", "use that name in commands")
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,9 @@ INTERPRETERS: Mapping[str, str] = {
     ".php": "php", ".coffee": "coffee", ".ls": "lsc", ".ts": "bun", ".tsx": "bun",
 }  # fmt: skip
 """PM2's table of what runs a script by its ending."""
+
+_WORD = re.compile(r"""[^\s"'=]+="[^"]*"|[^\s"'=]+='[^']*'|"[^"]*"|'[^']*'|\S+""")
+"""A word of `args`, as PM2's lib/tools/Config.js has it."""
 
 _SCRIPT_FIX = "print it as JSON first: node -p \"JSON.stringify(require('./ecosystem.config.js'))\" > ecosystem.json"
 
@@ -111,7 +114,7 @@ def _draft(app: App, notes: Notes) -> Draft | None:
     if not script.strip():
         notes.fault(app.place(), "the app has no `script`", 'add "script": "path/to/program"')
         return None
-    stem = posixpath.splitext(posixpath.basename(script.split()[0].rstrip("/")))[0]
+    stem = script if " " in script else posixpath.splitext(posixpath.basename(script.rstrip("/")))[0]
     draft = Draft(worker_id(text(app, "name", notes) or stem, app.place("name"), notes), [], app.place())
     draft.directory = joined(app.folder, text(app, "cwd", notes))
     if "cwd" not in app.keys:
@@ -120,7 +123,12 @@ def _draft(app: App, notes: Notes) -> Draft | None:
     draft.directory = native(draft.directory, app.place("cwd"), notes)
     draft.replicas = _replicas(app, notes)
     draft.environment = _environment(app, draft.replicas, notes)
+    if "python" in draft.command[0]:
+        draft.environment["PYTHONUNBUFFERED"] = "1"
     draft.is_enabled = flag(app, "autostart", True, notes)
+    if not draft.is_enabled:
+        text_of_it = "enabled: false is written: `hsu-agent start` does not know it"
+        notes.warn(app.place("autostart"), text_of_it, "enable it, then stop it by hand")
     draft.restart = restart_block(app.keys, app.place, notes)
     draft.stop = stop_block(app.keys, app.place, notes)
     draft.limits = limits_block(app.keys, app.place, notes)
@@ -161,47 +169,43 @@ def _warn_of_keys(app: App, notes: Notes) -> None:
 
 
 def _words(app: App, key: str, notes: Notes) -> list[str]:
-    """Return arguments from a list, or from a text as a shell splits it."""
+    """Return arguments from a list, or from a text as PM2 splits it: quotes around a whole word are taken off."""
     value = app.keys.get(key, [])
     if isinstance(value, list):
         if any(isinstance(item, dict | list) for item in value):
             notes.fault(app.place(key), "needs a list of texts", 'write ["--port", "80"]')
             return []
         return [text_of(item) for item in value]
-    try:
-        return shlex.split(text(app, key, notes))
-    except ValueError as error:
-        notes.fault(app.place(key), f"cannot be split into words: {error}".lower(), "close the quotes")
-        return []
+    words = [match[0] for match in _WORD.finditer(text(app, key, notes))]
+    bare = [word[1:-1] if word[0] in "\"'" and len(word) > 1 and word[-1] == word[0] else word for word in words]
+    return [word for word in bare if word.strip()]
 
 
 def _command(app: App, script: str, directory: str, notes: Notes) -> list[str]:
-    arguments, ending = _words(app, "args", notes), posixpath.splitext(script)[1]
+    """Return program and arguments: the script, or what runs it."""
+    place, ending = app.place("script"), posixpath.splitext(script)[1]
+    arguments, options = _words(app, "args", notes), _words(app, "interpreter_args", notes)
     interpreter = text(app, "interpreter", notes)
-    options = _words(app, "interpreter_args", notes)
-    if interpreter and interpreter != "none":
+    if " " in script:
+        notes.warn(place, "is a command line and is given to bash, as PM2 does", "write script and args")
+        for key, given in (("args", arguments), ("interpreter_args", options), ("interpreter", interpreter)):
+            if given:
+                notes.warn(app.place(key), "is passed over, as PM2 does with a command line", "put it into the script")
+        return ["bash", "-c", script]
+    if interpreter.startswith("node@"):
+        notes.warn(app.place("interpreter"), f"{interpreter[:40]} is not looked for", "write the path of that node")
+        interpreter = "node"
+    interpreter = interpreter or INTERPRETERS.get(ending, "none")
+    if interpreter != "none":
         return [_path(interpreter, directory), *options, joined(directory, script), *arguments]
-    if interpreter == "none" or (not ending and not script.split()[1:]):
-        if options:
-            notes.warn(
-                app.place("interpreter_args"), "is not carried over: the script runs by itself", "name an interpreter"
-            )
-        if "/" not in script and ending and not script.split()[1:]:
-            return [joined(directory, script), *arguments]
-        if "/" not in script:
-            notes.warn(app.place("script"), "is looked up in PATH", f"write ./{script[:60]} if it is in the folder")
-        elif not interpreter:
-            notes.warn(
-                app.place("script"), "has no ending and is run as a program", "name an interpreter if it needs one"
-            )
-        return [_path(script, directory), *arguments]
-    if ending in INTERPRETERS:
-        return [INTERPRETERS[ending], *options, joined(directory, script), *arguments]
-    if script.split()[1:]:
-        notes.warn(app.place("script"), "is a command line and is given to bash, as PM2 does", "write script and args")
-        return ["bash", "-c", f'{script} "$@"' if arguments else script, *(["bash", *arguments] if arguments else [])]
-    notes.warn(app.place("script"), f"is run as a program: {ending} has no interpreter", "name one as `interpreter`")
-    return [_path(script, directory), *arguments]
+    if options:
+        notes.warn(app.place("interpreter_args"), "is not carried over: no interpreter runs it", "name one")
+    if "/" not in script and not ending:
+        notes.warn(place, "is looked up in PATH", f"write ./{script[:60]} if it is in the folder")
+        return [script, *arguments]
+    if "interpreter" not in app.keys:
+        notes.warn(place, "is run as a program: its ending names no interpreter", "write `interpreter` if it needs one")
+    return [joined(directory, script), *arguments]
 
 
 def _path(program: str, directory: str) -> str:
@@ -220,7 +224,8 @@ def _replicas(app: App, notes: Notes) -> int:
             )
         else:
             count = whole(word, 1, WORKER_LIMIT, place, notes) or 1
-    if count > 1 or mode.startswith("cluster"):
+    runs_node = text(app, "interpreter", notes) in ("", "node", "bun")
+    if count > 1 and (mode.startswith("cluster") or (not mode and runs_node)):
         notes.warn(
             place,
             f"PM2's cluster shares one port, here {count} processes of their own start, and their ports must differ",
@@ -241,4 +246,6 @@ def _environment(app: App, replicas: int, notes: Notes) -> dict[str, str]:
         if not name or "=" in name:
             notes.fault(place, f"{name[:60]!r} cannot be the name of a variable", "rename it")
         found[name] = native(written, place, notes)
+    if "port" in app.keys:
+        found["PORT"] = native(text(app, "port", notes), app.place("port"), notes)
     return found

@@ -51,13 +51,23 @@ NOT_CARRIED: Mapping[str, tuple[str, str]] = {
     "force": ("an id stands once", "remove it"),
     "append_env_to_name": ("there is one environment", "remove it"),
     "version": ("it is for people", "remove it"),
+    "name_prefix": ("names stand as they are", "write the whole name"),
+    "install_url": ("nothing is installed", "install it yourself"),
+    "execute_command": ("each instance is a process of its own", "remove it"),
+    "v8": _NODE,
+    "event_loop_inspector": _NODE,
+    "windowsHide": ("it is about Windows", "remove it"),
+    "write": ("no file is written", "remove it"),
+    "io": _NODE,
+    "username": ("it is for people", "write `uid`"),
 }
 
 KNOWN = frozenset(
     {
         "name", "script", "args", "interpreter", "interpreter_args", "cwd", "env", "instances", "exec_mode",
         "autorestart", "max_restarts", "min_uptime", "restart_delay", "exp_backoff_restart_delay", "stop_exit_codes",
-        "max_memory_restart", "kill_timeout", "treekill", "instance_var", "uid", "gid", "autostart", *NOT_CARRIED,
+        "max_memory_restart", "kill_timeout", "treekill", "instance_var", "uid", "gid", "autostart", "port",
+        *NOT_CARRIED,
     }
 )  # fmt: skip
 
@@ -66,6 +76,10 @@ ALIASES: Mapping[str, str] = {
     "node_args": "interpreter_args",
     "interpreterArgs": "interpreter_args",
     "exec": "script",
+    "cmd": "script",
+    "command": "script",
+    "out_log": "out_file",
+    "err_log": "error_file",
     "output": "out_file",
     "out": "out_file",
     "error": "error_file",
@@ -88,6 +102,8 @@ _EXPONENTIAL_FACTOR = 1.5
 _EXPONENTIAL_RESET = "30s"
 """PM2's own defaults and constants, written out where ours differ."""
 
+_TIME = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d|)\s*")
+_SIZE = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([KMG]?)B?\s*")
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _TIMES_MS = {"": 1, "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -99,11 +115,11 @@ def _milliseconds(keys: Keys, key: str, at: At, notes: Notes) -> int | None:
     """Return a time that is a number of milliseconds, or a text such as 60s."""
     if key not in keys:
         return None
-    match = re.fullmatch(r"\s*(\d{1,15})\s*(ms|s|m|h|d|)\s*", text_of(keys[key])) if _is_scalar(keys[key]) else None
+    match = _TIME.fullmatch(text_of(keys[key])) if _is_scalar(keys[key]) else None
     if match is None:
         notes.fault(at(key), f"{shown(keys[key])} is not a time", "write milliseconds, or for example 60s")
         return None
-    return int(match[1]) * _TIMES_MS[match[2]]
+    return round(float(match[1]) * _TIMES_MS[match[2]])
 
 
 def _is_scalar(value: object) -> bool:
@@ -120,7 +136,7 @@ def restart_block(keys: Keys, at: At, notes: Notes) -> dict[str, Any]:
     backoff = _backoff(keys, at, notes)
     if is_restarted:
         restart["backoff"] = backoff
-        if "max_restarts" in keys or "exp_backoff_restart_delay" not in keys:
+        if "max_restarts" in keys or "factor" not in backoff or backoff["factor"] == 1:
             said = keys.get("max_restarts", _MAX_RESTARTS)
             limit = whole(text_of(said) if _is_scalar(said) else said, 0, 10**6, at("max_restarts"), notes)
             restart["max_retries"] = _MAX_RESTARTS if limit is None else limit
@@ -134,7 +150,7 @@ def _backoff(keys: Keys, at: At, notes: Notes) -> dict[str, Any]:
     exponential = _milliseconds(keys, "exp_backoff_restart_delay", at, notes)
     fixed = _milliseconds(keys, "restart_delay", at, notes)
     backoff: dict[str, Any] = {}
-    if exponential is not None:
+    if exponential:
         key, base = "exp_backoff_restart_delay", exponential
         backoff = {"base": duration_text(base / 1000, at(key), notes), "factor": _EXPONENTIAL_FACTOR}
         backoff["ceiling"] = _EXPONENTIAL_CEILING if base <= 15_000 else backoff["base"]
@@ -144,7 +160,7 @@ def _backoff(keys: Keys, at: At, notes: Notes) -> dict[str, Any]:
         text = duration_text(fixed / 1000, at("restart_delay"), notes)
         backoff = {"base": text, "factor": 1, "ceiling": text}
     place = at("min_uptime")
-    if uptime is None and exponential is not None:
+    if uptime is None and exponential:
         backoff["reset_after"] = _EXPONENTIAL_RESET
     else:
         backoff["reset_after"] = duration_text((uptime or _MIN_UPTIME_MS) / 1000, place, notes)
@@ -176,9 +192,9 @@ def limits_block(keys: Keys, at: At, notes: Notes) -> dict[str, Any]:
     key = "max_memory_restart"
     if key not in keys:
         return {}
-    match = re.fullmatch(r"\s*(\d{1,12})\s*([KMG]?)B?\s*", str(keys[key]).upper()) if _is_scalar(keys[key]) else None
-    if match is None or not int(match[1]):
+    match = _SIZE.fullmatch(text_of(keys[key]).upper()) if _is_scalar(keys[key]) else None
+    if match is None or not float(match[1]):
         notes.fault(at(key), f"{shown(keys[key])} is not a size", "write for example 300M")
         return {}
-    size = size_text(int(match[1]) * _SIZES[match[2]], at(key), notes)
+    size = size_text(round(float(match[1]) * _SIZES[match[2]]), at(key), notes)
     return {"memory": {"max_rss": size, "policy": "restart"}}

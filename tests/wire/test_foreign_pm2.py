@@ -38,7 +38,9 @@ def command(**keys: Any) -> list[str]:
         ({"node_args": "--inspect --x=1"}, ["node", "--inspect", "--x=1", "/srv/web.js"]),
         ({"args": ["--port", 80, True]}, ["node", "/srv/web.js", "--port", "80", "true"]),
         ({"script": "npm start"}, ["bash", "-c", "npm start"]),
-        ({"script": "npm start", "args": ["a b"]}, ["bash", "-c", 'npm start "$@"', "bash", "a b"]),
+        ({"script": "node web.js"}, ["bash", "-c", "node web.js"]),
+        ({"args": 'a --b="c d" \'e f\' "" g\'h'}, ["node", "/srv/web.js", "a", '--b="c d"', "e f", "g'h"]),
+        ({"interpreter": "node@18"}, ["node", "/srv/web.js"]),
     ],
 )
 def test_script_interpreter_and_arguments_are_the_command(keys: dict[str, Any], words: list[str]) -> None:
@@ -60,6 +62,7 @@ def test_delays() -> None:
     grown = worker(exp_backoff_restart_delay=100)["restart"]
     assert grown["backoff"] == {"base": "100ms", "factor": 1.5, "ceiling": "15s", "reset_after": "30s"}
     assert "max_retries" not in grown
+    assert worker(exp_backoff_restart_delay=0)["restart"] == worker()["restart"]
     assert worker(exp_backoff_restart_delay=20_000)["restart"]["backoff"]["ceiling"] == "20s"
 
 
@@ -68,6 +71,11 @@ def test_stop_exit_codes() -> None:
     assert worker(stop_exit_codes=[0, 9])["restart"]["exit_codes"] == {"success": [9]}
     assert worker(stop_exit_codes=9)["restart"]["exit_codes"] == {"final": [9]}
     assert worker(autorestart=False, stop_exit_codes=[9])["restart"] == {"policy": "never"}
+
+
+def test_what_pm2_adds_to_the_environment() -> None:
+    assert execution_of(worker(port=80))["environment"] == {"PORT": "80"}
+    assert execution_of(worker(script="a.py"))["environment"] == {"PYTHONUNBUFFERED": "1"}
 
 
 def test_memory_is_a_limit_with_a_restart() -> None:
@@ -86,6 +94,8 @@ def test_instances_are_replicas_that_know_their_number() -> None:
         "D": "{x} $${y}",
     }
     assert "their ports must differ" in warnings_of("pm2", app(instances=3))[0]
+    assert warnings_of("pm2", app(instances=3, exec_mode="fork")) == []
+    assert warnings_of("pm2", app(instances=3, script="a.py", interpreter="python3")) == []
     assert "replicas" not in worker(instances="max")
     assert "depends on the processors" in warnings_of("pm2", app(instances="max"))[0]
 
@@ -103,6 +113,11 @@ def test_instances_are_replicas_that_know_their_number() -> None:
         ({"treekill": False}, "process group"),
         ({"max_restrats": 1}, "did you mean max_restarts?"),
         ({"increment_var": "PORT"}, "{port.NAME}"),
+        ({"autostart": False}, "enabled: false"),
+        ({"interpreter": "node@18"}, "the path of that node"),
+        ({"script": "bin/web"}, "names no interpreter"),
+        ({"script": "web"}, "looked up in PATH"),
+        ({"script": "npm start", "name": "a"}, "given to bash"),
     ],
 )
 def test_what_is_not_carried_over_is_told_of(keys: dict[str, Any], part: str) -> None:
@@ -121,7 +136,6 @@ def test_what_asks_for_nothing_is_not_told_of(keys: dict[str, Any]) -> None:
     [
         (app(script=""), "has no `script`"),
         (app(script=["a"]), "needs text, found a list"),
-        (app(args="'open"), "no closing quotation"),
         (app(args=[{"a": 1}]), "needs a list of texts"),
         (app(env=["A=b"]), "needs a map of variables"),
         (app(env={"A=b": 1}), "cannot be the name of a variable"),
