@@ -225,7 +225,7 @@ def _replicas(app: App, notes: Notes) -> int:
         else:
             count = whole(word, 1, WORKER_LIMIT, place, notes) or 1
     runs_node = text(app, "interpreter", notes) in ("", "node", "bun")
-    if count > 1 and (mode.startswith("cluster") or (not mode and runs_node)):
+    if mode.startswith("cluster") or (count > 1 and not mode and runs_node):
         notes.warn(
             place,
             f"PM2's cluster shares one port, here {count} processes of their own start, and their ports must differ",

@@ -6,7 +6,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hsu_core.wire.foreign import (
     NODE,
@@ -35,6 +35,18 @@ INCLUDED_LIMIT = 200
 """Most files that [include] may bring in."""
 
 _EXPANSION = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]{1,200})\)(?P<form>0?\d{0,2}[sd])|)")
+
+_VARIABLE = re.compile(r"%\(ENV_([^()]{1,200})\)s")
+
+READ_NOW_KEYS = frozenset(
+    {
+        "numprocs", "numprocs_start", "autostart", "autorestart", "startretries", "startsecs", "exitcodes",
+        "stopsignal", "stopwaitsecs", "umask", "stdout_logfile_maxbytes", "stdout_logfile_backups",
+        "stderr_logfile_maxbytes",
+        "stderr_logfile_backups", "redirect_stderr", "stopasgroup", "killasgroup",
+    }
+)  # fmt: skip
+"""Keys whose value is a number or a word, which a manifest cannot take from the environment of each host."""
 
 _LOGS = "the agent keeps output below its data folder"
 _TARGET = "add log_collection with a file target to have it there too"
@@ -78,10 +90,11 @@ _OTHER_SECTIONS: Mapping[str, tuple[str, str]] = {
 class _Shared:
     """What [supervisord] says for all programs, and what the expansions ask."""
 
-    environment: Entry | None
+    environment: Mapping[str, str]
     user: str
     umask: str
     directory: str
+    groups: Mapping[str, str]
     around: Surroundings
     notes: Notes
 
@@ -90,7 +103,7 @@ def convert_supervisord(files: Sequence[ForeignFile], around: Surroundings, app:
     """Return the programs of these files and of those that they include. Raises InvalidManifest with every fault."""
     notes = Notes(", ".join(file.name for file in files))
     sections = _sections(files, around, notes)
-    shared = _shared(sections.get("supervisord"), around, notes)
+    shared = _shared(sections, around, notes)
     drafts: list[Draft] = []
     for name, section in sections.items():
         kind, _, program = name.partition(":")
@@ -160,20 +173,32 @@ def _included(section: Section, around: Surroundings, notes: Notes) -> list[Fore
     return list(found.values())[:INCLUDED_LIMIT]
 
 
-def _shared(section: Section | None, around: Surroundings, notes: Notes) -> _Shared:
+def _shared(sections: Mapping[str, Section], around: Surroundings, notes: Notes) -> _Shared:
+    groups = {
+        program.strip(): name.partition(":")[2].strip()
+        for name, section in sections.items()
+        if name.startswith("group:") and (programs := section.last("programs")) is not None
+        for program in programs.value.split(",")
+    }
+    section = sections.get("supervisord")
     if section is None:
-        return _Shared(None, "", "", "/", around, notes)
+        return _Shared({}, "", "", "/", groups, around, notes)
     carried = {"environment", "user", "umask", "directory"}
     for entry in section.entries:
         if entry.key not in carried:
             notes.warn(entry.place, "is about supervisord itself, the agent has its own settings", "see docs/agent.md")
     umask, user, directory = section.last("umask"), section.last("user"), section.last("directory")
-    here = _expanded(directory.value, {"here": directory.folder}, directory, around, notes) if directory else "/"
+    environment = section.last("environment")
+
+    def expand(entry: Entry) -> str:
+        return _expanded(entry.value, {"here": entry.folder, "host_node_name": NODE}, entry, around, notes)
+
     return _Shared(
-        environment=section.last("environment"),
-        user=user.value if user else "",
+        environment=_environment(environment, expand, notes) if environment else {},
+        user=native(expand(user), user.place, notes) if user else "",
         umask=octal_mask(umask.value, umask.place, notes) if umask else "",
-        directory=here,
+        directory=expand(directory) if directory else "/",
+        groups=groups,
         around=around,
         notes=notes,
     )
@@ -189,7 +214,7 @@ def _expanded(text: str, known: Mapping[str, object], entry: Entry, around: Surr
         if name is None:
             notes.fault(entry.place, "a `%` stands alone", "write %% for a percent sign")
             return ""
-        if name.startswith("ENV_"):
+        if name.startswith("ENV_") and name not in known:
             if name[4:] not in around.environment:
                 notes.warn(entry.place, f"variable {name[4:][:80]} is not set here", "set it where the agent starts")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name[4:]):
@@ -215,6 +240,7 @@ def _expanded(text: str, known: Mapping[str, object], entry: Entry, around: Surr
 def _program(name: str, section: Section, shared: _Shared) -> list[Draft]:
     notes = shared.notes
     _warn_of_keys(section, notes)
+    section = _read_now(section, shared)
     if not name:
         notes.fault(section.place, "the program has no name", "write [program:NAME]")
         return []
@@ -227,8 +253,9 @@ def _program(name: str, section: Section, shared: _Shared) -> list[Draft]:
     elif first and start is not None:
         notes.warn(start.place, f"slots are counted from 0, not from {first}", "add it in the program")
     known = {
+        **{f"ENV_{key}": value for key, value in shared.environment.items()},
         "program_name": name,
-        "group_name": name,
+        "group_name": shared.groups.get(name, name),
         "process_num": number,
         "numprocs": count,
         "host_node_name": NODE,
@@ -238,13 +265,16 @@ def _program(name: str, section: Section, shared: _Shared) -> list[Draft]:
     def expand(entry: Entry) -> str:
         return _expanded(entry.value, known | {"here": entry.folder}, entry, shared.around, notes)
 
+    said = section.last("environment")
+    environment = {**shared.environment, **(_environment(said, expand, notes) if said is not None else {})}
+    known |= {f"ENV_{key}": value for key, value in environment.items()}
     draft = Draft(worker_id(name, section.place, notes), [], section.place, replicas=count)
     draft.directory, is_said = _directory(section, shared, expand)
     draft.command = _command(section, draft.directory, expand, notes, is_said=is_said)
-    _warn_of_split(section.last("command"), shared)
+    _warn_of_split(section.last("command"), known, shared)
     draft.directory = native(draft.directory, section.place, notes)
-    for entry in (shared.environment, section.last("environment")):
-        draft.environment |= _environment(entry, expand, notes) if entry is not None else {}
+    place = said.place if said is not None else section.place
+    draft.environment = {key: native(value, place, notes) for key, value in environment.items()}
     draft.is_enabled = flag_of(section, "autostart", True, notes)
     autostart = section.last("autostart")
     if autostart is not None and not draft.is_enabled:
@@ -262,6 +292,22 @@ def _program(name: str, section: Section, shared: _Shared) -> list[Draft]:
         umask=octal_mask(umask.value, umask.place, notes) if umask else shared.umask,
     )
     return [draft]
+
+
+def _read_now(section: Section, shared: _Shared) -> Section:
+    """Return the section with the variables of numbers and words filled in: a manifest has them as they are now."""
+    found = Section(section.name, section.place, section.folder)
+    for entry in section.entries:
+        value = entry.value
+        if "%" in value and entry.key in READ_NOW_KEYS:
+            for name in _VARIABLE.findall(value):
+                said = shared.environment.get(name, shared.around.environment.get(name))
+                if said is None:
+                    shared.notes.fault(entry.place, f"variable {name[:80]} is not set here", "set it and convert again")
+                shared.notes.warn(entry.place, f"the value of {name[:80]} is read now", "convert again if it changes")
+                value = value.replace(f"%(ENV_{name})s", said or "").replace("\0", "")
+        found.add(replace(entry, value=value))
+    return found
 
 
 def _warn_of_keys(section: Section, notes: Notes) -> None:
@@ -311,12 +357,12 @@ def _command(
     return [native(word, entry.place, notes) for word in words]
 
 
-def _warn_of_split(entry: Entry | None, shared: _Shared) -> None:
+def _warn_of_split(entry: Entry | None, known: Mapping[str, object], shared: _Shared) -> None:
     """Warn of variables of a command whose value supervisord would split into words."""
     if entry is None:
         return
-    for name in re.findall(r"%\(ENV_([^()]{1,200})\)s", entry.value):
-        value = shared.around.environment.get(name, "")
+    for name in _VARIABLE.findall(entry.value):
+        value = "" if f"ENV_{name}" in known else shared.around.environment.get(name, "")
         if any(letter.isspace() or letter in "\"'\\" for letter in value):
             shared.notes.warn(
                 entry.place,
@@ -326,7 +372,7 @@ def _warn_of_split(entry: Entry | None, shared: _Shared) -> None:
 
 
 def _environment(entry: Entry, expand: Callable[[Entry], str], notes: Notes) -> dict[str, str]:
-    """Return the pairs of `KEY="value",KEY2=value2`, read with supervisord's own lexer rules."""
+    """Return the pairs of `KEY="value",KEY2=value2`, read with supervisord's own lexer rules; not `native` yet."""
     lexer = shlex.shlex(expand(entry))
     lexer.wordchars += "/.+-():\0${}"
     try:
@@ -341,8 +387,9 @@ def _environment(entry: Entry, expand: Callable[[Entry], str], notes: Notes) -> 
             text = "".join(words).replace("\0", "")
             notes.fault(entry.place, f"{text[:60]!r} is not KEY=value", 'write KEY="value",OTHER="value"')
             return found
-        if "\0" in words[0]:
-            notes.fault(entry.place, "a name holds a variable", "write the name")
+        name = words[0].strip("'\"")
+        if not name or "=" in name or "\0" in name:
+            notes.fault(entry.place, "a name is empty, or holds = or a variable", "write the name")
             return found
-        found[words[0].strip("'\"")] = native(words[2].strip("'\""), entry.place, notes)
-    return {name: value for name, value in found.items() if name and "=" not in name}
+        found[name] = words[2].strip("'\"")
+    return found

@@ -141,7 +141,8 @@ def restart_block(keys: Keys, unit_keys: Keys, kind: str, notes: Notes) -> dict[
         for key in ("StartLimitIntervalSec", "StartLimitInterval", "StartLimitBurst")
     ]
     if policy == "never":
-        for entry in (_last(keys, "RestartSec"), *limits):
+        delays = [_last(keys, key) for key in ("RestartSec", "RestartSteps", "RestartMaxDelaySec")]
+        for entry in (*delays, *limits):
             if entry is not None:
                 notes.warn(entry.place, "is not carried over: nothing is restarted", "set Restart= first")
         return restart
@@ -158,6 +159,8 @@ def _backoff(keys: Keys, notes: Notes) -> dict[str, Any]:
     entry, steps, most = _last(keys, "RestartSec"), _last(keys, "RestartSteps"), _last(keys, "RestartMaxDelaySec")
     seconds = seconds_of(entry.value, entry.place, notes) if entry is not None else _DEFAULT_RESTART_S
     if seconds is None or (entry is None and most is None):
+        if steps is not None:
+            notes.warn(steps.place, "is not carried over without RestartMaxDelaySec", "write restart.backoff")
         return {}
     place = entry.place if entry is not None else (most.place if most is not None else Place("", ""))
     base = duration_text(seconds, place, notes)

@@ -116,10 +116,32 @@ def test_every_fault_is_told_at_once() -> None:
     assert len(faults_of("supervisord", program("numprocs=x", "startsecs=y", "umask=z"))) == 3
 
 
+def test_variables_of_the_file_are_known_in_commands() -> None:
+    text = '[supervisord]\nenvironment=A="one two",B=x\n' + program(
+        "environment=C='%(ENV_B)s y'", command="/bin/web %(ENV_A)s '%(ENV_A)s' %(ENV_C)s"
+    )
+    assert execution_of(worker_of("supervisord", text))["args"] == ["one", "two", "one two", "x", "y"]
+    assert warnings_of("supervisord", text) == []
+
+
+def test_a_number_from_a_variable_is_read_now() -> None:
+    around = host({}, {"WORKERS": "4"})
+    found = converted("supervisord", program("numprocs=%(ENV_WORKERS)s"), around=around)
+    assert found.manifest["workers"][0]["replicas"] == 4
+    assert "the value of WORKERS is read now" in str(found.warnings[0])
+    (fault,) = faults_of("supervisord", program("startsecs=%(ENV_WORKERS)s"))[:1]
+    assert "variable WORKERS is not set here" in fault
+
+
+def test_a_program_of_a_group_knows_its_group() -> None:
+    text = "[group:all]\nprograms=web, other\n" + program(command="/bin/web %(group_name)s")
+    assert execution_of(worker_of("supervisord", text))["args"] == ["all"]
+
+
 def test_environment_of_all_programs_is_under_that_of_each() -> None:
     text = '[supervisord]\nenvironment=A="one",B="x,y=z"\n' + program("environment=A=two,C='%(ENV_A)s'")
     found = converted("supervisord", text, around=host({}, {"A": "v"}))
-    assert execution_of(found.manifest["workers"][0])["environment"] == {"A": "two", "B": "x,y=z", "C": "${env:A}"}
+    assert execution_of(found.manifest["workers"][0])["environment"] == {"A": "two", "B": "x,y=z", "C": "one"}
 
 
 def test_a_variable_that_is_not_set_is_told_of() -> None:
