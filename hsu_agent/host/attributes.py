@@ -53,7 +53,7 @@ class Wrapped:
 
 def identity_of(attributes: ProcessAttributes) -> Identity | None:
     """Return who a worker runs as, None for the agent's own user. Raises ProcessError if this host has no such one."""
-    if not attributes.user and not attributes.group:
+    if not (attributes.user or attributes.group or attributes.groups):
         return None
     uid, gid, name, home = os.geteuid(), os.getegid(), "", ""
     if attributes.user:
@@ -70,7 +70,7 @@ def identity_of(attributes: ProcessAttributes) -> Identity | None:
         groups = tuple(sorted({gid, *(_group(text) for text in attributes.groups)}))
     else:
         groups = tuple(sorted(os.getgrouplist(name, gid))) if name else (gid,)
-    is_other = (uid, gid) != (os.geteuid(), os.getegid())
+    is_other = (uid, gid) != (os.geteuid(), os.getegid()) or bool(attributes.groups)
     if is_other and os.geteuid() != 0:
         what = f"start a worker as user {attributes.user or uid} and group {attributes.group or gid}"
         why = f"the agent runs as user {os.geteuid()}, and only root may become another"

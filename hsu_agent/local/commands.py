@@ -75,8 +75,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
-    convert = commands.add_parser("convert", help="print a manifest of either HSU dialect in the native form")
-    convert.add_argument("file", type=Path, metavar="FILE")
+    convert = commands.add_parser("convert", help="print files of HSU, supervisord, PM2 or systemd as a manifest")
+    kinds = ("hsu", "supervisord", "pm2", "systemd")
+    convert.add_argument("--from", dest="source", choices=kinds, help="what the files are (default: as they look)")
+    convert.add_argument("--app", default="", metavar="NAME", help="name of the app (default: the first file's)")
+    convert.add_argument("files", nargs="+", type=Path, metavar="FILE")
 
 
 def _plain(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -295,12 +298,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from hsu_agent.local.files import native_form, print_warnings
+    from hsu_agent.local.convert import convert
 
-    try:
-        text, warnings = native_form(options.file, os.environ)
-    except InvalidManifest as error:
-        return _tell(str(error), WRONG)
-    print_warnings(warnings)
-    print(text, end="")
+    print(convert(options, os.environ), end="")
     return 0

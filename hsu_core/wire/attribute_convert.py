@@ -21,17 +21,15 @@ def convert_attributes(body: ProcessModel | None, path: Path, found: FaultList) 
     for index, text in enumerate(body.groups or ()):
         if not _is_account(text):
             found.fault((*at, "groups", index), f"{text[:60]!r} is no name of a group", "write a name or a number")
-    if body.groups and body.user is None:
-        found.fault((*at, "groups"), "there is no user who could be in them", "add `user`")
-    if body.io_priority is not None and body.io_class in (None, "idle"):
-        found.fault((*at, "io_priority"), "only best-effort and realtime have one", "add `io_class: best-effort`")
+    if body.io_priority is not None and body.io_class == "idle":
+        found.fault((*at, "io_priority"), "only best-effort and realtime have one", "use another io_class")
     return ProcessAttributes(
         user=body.user or "",
         group=body.group or "",
         groups=tuple(body.groups or ()),
         umask=body.umask,
         nice=body.nice,
-        io_class=body.io_class or "",
+        io_class=body.io_class or ("" if body.io_priority is None else "best-effort"),
         io_priority=body.io_priority,
         cpu_affinity=body.cpu_affinity or (),
         oom_score_adj=body.oom_score_adj,
