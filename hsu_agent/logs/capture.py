@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hsu_agent.logs.compress import Compressor
 from hsu_agent.logs.segments import CHUNK_BYTES, Segments, grow_pipe
 from hsu_core.model.errors import ProcessError
 from hsu_core.model.ids import InstanceId
@@ -35,6 +36,9 @@ IDLE_CLOSE_S = 30.0
 
 TURN_BUDGET_S = 0.005
 """Longest that output is moved in one turn of the loop."""
+
+EXPIRY_S = 60.0
+"""Between two looks for output that is too old."""
 
 DRAIN_PORTIONS = 8
 """Most portions taken at once from a worker that has just ended; what a child still writes comes later."""
@@ -66,6 +70,8 @@ class Capture:
         self._logs = str(data_dir / "logs")
         self._captured: dict[InstanceId, _Captured] = {}
         self._waiting: deque[tuple[_Captured, _Stream]] = deque()
+        self._compressor: Compressor | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._written_of_gone = 0
         self._dropped_of_gone = 0
 
@@ -79,7 +85,7 @@ class Capture:
         present = self._captured.get(instance)
         if present is not None:
             for stream in present.streams.values():
-                stream.segments.limit(spec.segment_bytes, spec.segments, spec.rate_bytes_s)
+                self._use(stream.segments, spec)
             return
         captured = _Captured()
         try:
@@ -89,7 +95,8 @@ class Capture:
                 path = f"{folder}/{name}"
                 _make_fifo(path)
                 pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-                segments = Segments(self.log_path(instance, name), spec.segment_bytes, spec.segments, spec.rate_bytes_s)
+                segments = Segments(self.log_path(instance, name), spec.segment_bytes, spec.segments)
+                self._use(segments, spec)
                 captured.streams[name] = _Stream(name, path, pipe, segments)
         except OSError as error:
             for stream in captured.streams.values():
@@ -104,6 +111,23 @@ class Capture:
         loop = asyncio.get_running_loop()
         for stream in captured.streams.values():
             loop.add_reader(stream.pipe, self._note_output, captured, stream)
+
+    def _use(self, segments: Segments, spec: LogSpec) -> None:
+        segments.limit(spec.segment_bytes, spec.segments, spec.rate_bytes_s, spec.max_age_s)
+        if spec.is_compressed and self._compressor is None:
+            self._compressor = Compressor()
+        add = self._compressor.add if self._compressor is not None and spec.is_compressed else None
+        if segments.on_full != add:
+            segments.on_full = add
+            if add is not None:
+                add(segments.path)  # what is full already
+        if spec.max_age_s and self._expiry is None:
+            self._expire()
+
+    def _expire(self) -> None:
+        for stream in self._streams():
+            stream.segments.expire(time.time())
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRY_S, self._expire)
 
     def open_for_worker(self, instance: InstanceId) -> tuple[int, int]:
         """Return descriptors for stdout and stderr of a worker; the caller closes them. Raises ProcessError."""
@@ -206,6 +230,10 @@ class Capture:
         for captured in self._captured.values():
             self._close(captured)
         self._captured.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._compressor is not None:
+            self._compressor.close()
 
     @property
     def written_bytes(self) -> int:

@@ -165,20 +165,22 @@ class _Work:
             if stream not in positions or not cursor.seek(*positions[stream]):
                 cursor.place(ALL_LINES, None)
 
-    def _recall(self) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
+    def _recall(self) -> dict[str, tuple[int, int, float]]:
+        found: dict[str, tuple[int, int, float]] = {}
         with contextlib.suppress(OSError, ValueError):
             descriptor = os.open(self._position_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with os.fdopen(descriptor, "rb") as file:
                 for line in file.read(4096).decode().splitlines():
-                    stream, inode, offset = line.split()
-                    found[stream] = (int(inode), int(offset))
+                    stream, inode, offset, *begun_at = line.split()
+                    found[stream] = (int(inode), int(offset), float(begun_at[0]) if begun_at else 0.0)
         return found
 
     def remember(self) -> None:
         """Write down how far we are, if that has changed."""
         places = [(stream, *cursor.position) for stream, cursor in self._cursors.items()]
-        text = "".join(f"{stream} {inode} {offset}\n" for stream, inode, offset in places if inode).encode()
+        text = "".join(
+            f"{stream} {inode} {offset} {at:.6f}\n" for stream, inode, offset, at in places if inode
+        ).encode()
         if text == self._remembered:
             return
         temporary = f"{self._position_path}.new"

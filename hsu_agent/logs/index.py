@@ -38,6 +38,13 @@ class IndexWriter:
         """Go on with the index of the segment that was opened; that of a new one starts empty."""
         self._path, self._is_new, self._due_s = index_path(self._stream, inode), is_new, 0.0
 
+    def first_at(self, default_at: float) -> float:
+        """Return when the first bytes of the segment came in."""
+        reader = IndexReader(self._path, default_at)
+        reader.refresh()
+        reader.close()
+        return reader.at(0)
+
     def note(self, offset: int) -> None:
         """Note that bytes from `offset` on come in now, if the last entry is old enough."""
         now_s = time.monotonic()
@@ -91,6 +98,11 @@ class IndexReader:
         if found >= 0:
             return self._times[found]
         return min(self._default_at, self._times[0]) if self._times else self._default_at
+
+    @property
+    def begun_at(self) -> float:
+        """Return when the first bytes came in, 0 if the index does not know."""
+        return self._times[0] if self._times else 0.0
 
     def offset_of(self, since_at: float) -> int:
         """Return an offset before which everything is older than `since_at`."""

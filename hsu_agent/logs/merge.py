@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from hsu_agent.logs.index import IndexReader, index_path
+from hsu_agent.logs.compress import open_segment, origin_of
+from hsu_agent.logs.index import IndexReader
 from hsu_agent.logs.segments import segment_files
 
 Line = tuple[float, str, bytes]
@@ -41,6 +42,7 @@ class LineCursor:
         self._path = path
         self._stream = path.name.removesuffix(".log")
         self._descriptor = -1
+        self._origin = self._inode = 0
         self._index: IndexReader | None = None
         self._offset = 0
         self._text = b""
@@ -57,7 +59,7 @@ class LineCursor:
             start = (len(files) - 1, 0)
             budget = TAIL_LIMIT_BYTES
             for number in range(len(files) - 1, -1, -1):
-                offset, left, budget = _back(files[number], left, budget)
+                offset, left, budget = _back(self._path, files[number], left, budget)
                 start = (number, offset)
                 if left <= 0 or budget <= 0:
                     break
@@ -65,8 +67,9 @@ class LineCursor:
         if since_at is not None:
             while number < len(files) - 1 and _changed_at(files[number]) < since_at:
                 number, offset = number + 1, 0
-        if self._open(files[number]):
-            self._offset = offset
+        opened = self._open_first(files[number:])
+        if opened is not None:
+            self._offset = offset if opened == files[number] else 0
             if since_at is not None and self._index is not None:
                 self._skip_to(max(offset, self._index.offset_of(since_at)))
 
@@ -80,20 +83,33 @@ class LineCursor:
                 if end >= 0:
                     return
 
-    def seek(self, inode: int, offset: int) -> bool:
-        """Stand where an earlier cursor stood; return False if that segment is gone."""
-        for path in _files(self._path):
-            if _identity_of(path) == inode and self._open(path):
+    def seek(self, inode: int, offset: int, begun_at: float = 0.0) -> bool:
+        """Stand where an earlier cursor stood; return False if that segment is gone.
+
+        The system gives the inode of a compressed segment to another file, so `begun_at` tells them apart.
+        """
+        for path in reversed(_files(self._path)):
+            if origin_of(path) != inode or not self._open(path):
+                continue
+            if not begun_at or self._begun_at == begun_at:
                 self._offset = offset
                 return True
+        self.close()
         return False
 
     @property
-    def position(self) -> tuple[int, int]:
-        """Return (inode of the segment, offset behind the last whole line); (0, 0) before the first output."""
+    def position(self) -> tuple[int, int, float]:
+        """Return what `seek` takes: (inode of the raw segment, offset behind the last whole line, time of its begin).
+
+        All of it is 0 before the first output.
+        """
         if self._descriptor < 0:
-            return 0, 0
-        return os.fstat(self._descriptor).st_ino, max(0, self._offset - len(self._text) + self._begin)
+            return 0, 0, 0.0
+        return self._origin, max(0, self._offset - len(self._text) + self._begin), self._begun_at
+
+    @property
+    def _begun_at(self) -> float:
+        return self._index.begun_at if self._index is not None else 0.0
 
     def lines(self) -> Iterator[Line]:
         """Yield the whole lines that are there now. It may be left at any line and called again later."""
@@ -123,10 +139,8 @@ class LineCursor:
         return self._index.at(max(0, offset)) if self._index is not None else 0.0
 
     def _block(self) -> bytes:
-        if self._descriptor < 0:
-            files = _files(self._path)
-            if not files or not self._open(files[0]):
-                return b""
+        if self._descriptor < 0 and self._open_first(_files(self._path)) is None:
+            return b""
         while True:
             if self._index is not None:
                 self._index.refresh()
@@ -134,28 +148,31 @@ class LineCursor:
             if block:
                 self._offset += len(block)
                 return block
-            following = self._following()
-            if following is None or not self._open(following):
+            if self._open_first(self._following()) is None:
                 return b""
 
-    def _following(self) -> Path | None:
-        ours = os.fstat(self._descriptor).st_ino
+    def _following(self) -> list[Path]:
+        """Return the segments after ours, oldest first."""
         files = _files(self._path)
-        for number, path in enumerate(files):
-            if _identity_of(path) == ours:
-                return files[number + 1] if number + 1 < len(files) else None
-        return files[0] if files else None  # ours was removed: on with the oldest
+        own = [number for number, path in enumerate(files) if _inode_of(path) == self._inode]
+        if not own:  # ours may be compressed now: then the newest that was in its place is ours
+            own = [number for number, path in enumerate(files) if origin_of(path) == self._origin][-1:]
+        return files[own[0] + 1 :] if own else files  # ours was removed: on with the oldest
+
+    def _open_first(self, files: Sequence[Path]) -> Path | None:
+        """Open the first of these that can be read, and return it."""
+        return next((path for path in files if self._open(path)), None)
 
     def _open(self, path: Path) -> bool:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            found = open_segment(self._path, path)
         except OSError:
             return False
-        found = os.fstat(descriptor)
-        index = IndexReader(index_path(str(self._path), found.st_ino), found.st_mtime)
+        index = IndexReader(found.index_file, found.changed_at)
         self.close()
         index.refresh()
-        self._descriptor, self._index, self._offset = descriptor, index, 0
+        self._descriptor, self._index, self._offset = found.descriptor, index, 0
+        self._inode, self._origin = found.inode, found.origin
         return True
 
     def close(self) -> None:
@@ -237,7 +254,7 @@ def _files(path: Path) -> list[Path]:
     return [*files, path] if os.path.lexists(path) else files
 
 
-def _identity_of(path: Path) -> int:
+def _inode_of(path: Path) -> int:
     try:
         return os.lstat(path).st_ino
     except OSError:
@@ -251,10 +268,10 @@ def _changed_at(path: Path) -> float:
         return 0.0
 
 
-def _back(path: Path, lines: int, budget: int) -> tuple[int, int, int]:
+def _back(stream: Path, path: Path, lines: int, budget: int) -> tuple[int, int, int]:
     """Return (offset of the line `lines` before the end, lines still missing, bytes of the budget left)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_segment(stream, path).descriptor
     except OSError:
         return 0, lines, budget
     try:

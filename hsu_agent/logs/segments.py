@@ -1,5 +1,7 @@
 """The files of one log stream: `stdout.log` is written, `stdout.log.1` (newest) .. `stdout.log.N` are full.
 
+Full ones may be compressed (`stdout.log.2.gz`, see `hsu_agent.logs.compress`).
+
 A segment ends at the end of a line. What the disk refuses is counted and told by a marker line as soon as
 it takes bytes again: a gap is never silent.
 """
@@ -12,6 +14,7 @@ import os
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hsu_agent.logs.index import IndexWriter, index_path
@@ -33,7 +36,7 @@ class Segments:
     """Moves bytes from a pipe into the segments of one stream. No call blocks longer than the disk does."""
 
     def __init__(self, path: Path, segment_bytes: int, segments: int, rate_bytes_s: int = 0) -> None:
-        self._path = path
+        self._path = self.path = path
         self._segment_bytes = max(1, segment_bytes)
         self._segments = max(1, segments)
         self._descriptor = -1
@@ -48,10 +51,14 @@ class Segments:
         self.dropped_bytes = 0
         self._untold_bytes = 0
         self._index = IndexWriter(str(path))
+        self._max_age_s = 0.0
+        self._begun_at = 0.0
+        self.on_full: Callable[[Path], None] | None = None
+        """Called with the path of the stream when a segment is full."""
 
-    def limit(self, segment_bytes: int, segments: int, rate_bytes_s: int = 0) -> None:
-        """Use other sizes from now on, and another limit of bytes per second (0: none)."""
-        self._rate_bytes_s = rate_bytes_s
+    def limit(self, segment_bytes: int, segments: int, rate_bytes_s: int = 0, max_age_s: float = 0.0) -> None:
+        """Use other sizes from now on, another limit of bytes per second and another age (0: none)."""
+        self._rate_bytes_s, self._max_age_s = rate_bytes_s, max_age_s
         self._segment_bytes, self._segments = max(1, segment_bytes), max(1, segments)
 
     def drain(self, pipe: int) -> int:
@@ -145,6 +152,7 @@ class Segments:
         found = os.fstat(self._descriptor)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
         self._index.begin(found.st_ino, is_new=not self._size)
+        self._begun_at = self._index.first_at(found.st_mtime) if self._size else time.time()
 
     def _rotate(self) -> None:
         os.close(self._descriptor)
@@ -153,21 +161,48 @@ class Segments:
         for path, number in segment_files(self._path):
             if number >= max(oldest, 1):
                 self._remove(path)
-        for number in range(oldest - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+            else:  # the oldest comes first, so the next place is free
+                self._move(path, number + 1)
         if oldest:
             os.replace(self._path, f"{self._path}.1")
         else:
             self._remove(self._path)
         self._open()
+        if self.on_full is not None:
+            self.on_full(self.path)
+
+    def expire(self, now_at: float) -> None:
+        """Remove what is older than the greatest age; a segment in which there is such output is ended."""
+        if not self._max_age_s:
+            return
+        limit_at = now_at - self._max_age_s
+        for path, _ in segment_files(self._path):
+            if _changed_at(path) < limit_at:
+                self._remove(path)
+        try:
+            if self._descriptor < 0 and os.lstat(self._path).st_size:
+                self._open()
+            if self._size and self._descriptor >= 0 and self._begun_at < limit_at and self._ends_line():
+                self._rotate()
+        except OSError:
+            return  # there is no output yet, or the disk refuses: the next look is soon enough
+
+    def _move(self, path: Path, number: int) -> None:
+        suffix = ".gz" if path.suffix == ".gz" else ""
+        if not suffix:  # both are there if we died while one took the place of the other: the raw one counts
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}.gz")
+        os.replace(path, f"{self._path}.{number}{suffix}")
 
     def _remove(self, path: Path) -> None:
         """Remove a segment and its index."""
         with contextlib.suppress(FileNotFoundError):
             inode = os.lstat(path).st_ino
             path.unlink()
-            os.unlink(index_path(str(self._path), inode))
+            if path.suffix != ".gz":
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}.gz")  # we died while it took the place of the raw one
+            os.unlink(index_path(str(self._path), inode) + (".gz" if path.suffix == ".gz" else ""))
 
     def _refused(self, error: OSError, payload: bytes) -> int:
         self._why = error.strerror or str(error)
@@ -202,14 +237,25 @@ class Segments:
 
 
 def segment_files(path: Path) -> list[tuple[Path, int]]:
-    """Return the full segments of a stream as (path, number), oldest (highest number) first."""
-    found = []
+    """Return the full segments of a stream as (path, number), oldest (highest number) first.
+
+    Of a raw and a compressed one with the same number the raw one counts.
+    """
+    found: dict[int, Path] = {}
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
             tail = name.removeprefix(f"{path.name}.")
-            if tail != name and tail.isdigit():
-                found.append((path.parent / name, int(tail)))
-    return sorted(found, key=lambda item: -item[1])
+            number = tail.removesuffix(".gz")
+            if tail != name and number.isdigit() and (number == tail or int(number) not in found):
+                found[int(number)] = path.parent / name
+    return [(found[number], number) for number in sorted(found, reverse=True)]
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return float("inf")
 
 
 def grow_pipe(pipe: int) -> None:

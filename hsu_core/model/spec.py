@@ -193,6 +193,10 @@ class LogSpec:
     rules: LogRules = NO_RULES
     rate_bytes_s: int = 0
     """Most output of each stream per second that is kept; the rest is dropped and counted. 0: no limit."""
+    max_age_s: float = 0.0
+    """Output older than this is removed. 0: however old."""
+    is_compressed: bool = False
+    """Whether full segments are compressed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ HASH_DIGITS = 16
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
     WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged"}),
-    LogSpec: frozenset({"rules", "rate_bytes_s"}),
+    LogSpec: frozenset({"rules", "rate_bytes_s", "max_age_s", "is_compressed"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
 
@@ -39,8 +39,8 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled, rules and rate of logs. What a worker
-    is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
+    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled; rules, rate, age and compression of
+    logs. What a worker is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     process = {} if worker.process.is_empty else {"process": _content(worker.process)}
@@ -55,7 +55,7 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
             "execution": _content(worker.execution),
             "files": [_content(file) for file in worker.files],
             "id": worker.id,
-            "logs": _content(replace(worker.logs, rules=NO_RULES, rate_bytes_s=0)),
+            "logs": _content(replace(worker.logs, rules=NO_RULES, rate_bytes_s=0, max_age_s=0.0, is_compressed=False)),
             "ports": [_content(port) for port in worker.ports],
             "profile_type": worker.profile_type,
             "type": worker.type,

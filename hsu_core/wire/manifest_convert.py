@@ -51,6 +51,7 @@ _OPERAND_LIMIT = 200
 LOG_COLLECTION: Path = ("unit", "managed", "control", "log_collection")
 
 SMALLEST_SEGMENT_BYTES = 64 * 1024
+SHORTEST_AGE_S = 60.0
 
 
 def convert_worker(
@@ -255,7 +256,16 @@ def _logs(model: WorkerModel, path: Path, found: FaultList) -> LogSpec:
     size = default.segment_bytes if model.logs.segment_size is None else model.logs.segment_size
     if size < SMALLEST_SEGMENT_BYTES:
         found.fault((*path, "segment_size"), f"{size} bytes is too small for a segment", "write 64KiB or more")
-    return LogSpec(size, model.logs.segments or default.segments, rate_bytes_s=model.logs.rate_limit or 0)
+    age_s = model.logs.max_age or 0.0
+    if model.logs.max_age is not None and age_s < SHORTEST_AGE_S:
+        found.fault((*path, "max_age"), f"{age_s:g} s is too short: it is looked at once a minute", "write 1m or more")
+    return LogSpec(
+        size,
+        model.logs.segments or default.segments,
+        rate_bytes_s=model.logs.rate_limit or 0,
+        max_age_s=age_s,
+        is_compressed=model.logs.compress is True,
+    )
 
 
 def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:

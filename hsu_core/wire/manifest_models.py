@@ -99,6 +99,8 @@ class LogsModel(Strict):
     segment_size: Size | None = None
     segments: Threshold | None = None
     rate_limit: Size | None = None
+    max_age: Duration | None = None
+    compress: Boolean | None = None
 
 
 class CanaryScale(Strict):
