@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hsu_agent.host import oom
 from hsu_agent.host.base import HOOK_RUN
 from hsu_agent.launch import Preparer
 from hsu_agent.logs.capture import Capture
@@ -120,7 +121,7 @@ class Hooks:
             launch = self._preparer.prepare_hook(
                 order, f"{HOOK_RUN}{name}", spec.command, *descriptors, is_first=name is HookName.PRE_START
             )
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 list(launch.argv),
                 executable=launch.executable,
                 env=dict(launch.environment),
@@ -131,6 +132,8 @@ class Hooks:
                 start_new_session=True,
                 close_fds=False,
             )
+            oom.unprotect(started.pid)
+            return started
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from hsu_agent.host import exits
+from hsu_agent.host import exits, oom
 from hsu_agent.host.base import Found, Launch, OnExit, instance_of, marker
 from hsu_agent.host.cgroup import CgroupTree
 from hsu_agent.host.procfs import Scanner, Snapshot, Stat, read_boot_id, read_stat
@@ -114,6 +114,7 @@ class LinuxHost:
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _spawn_error(launch, error) from error
         started.returncode = 0  # it is reaped through its pidfd, not by Popen
+        oom.unprotect(started.pid)
         try:
             self._born[started.pid] = os.pidfd_open(started.pid)
         except OSError as error:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hsu_agent.host import oom
 from hsu_agent.planning.health import Outcome
 
 OUTPUT_LIMIT_BYTES = 4096
@@ -54,6 +55,7 @@ async def check_exec(command: Sequence[str], environment: Mapping[str, str], dir
     finally:
         os.close(writer)
     started.returncode = 0  # reaped through its pidfd below
+    oom.unprotect(started.pid)
     output = _Output()
     ended: asyncio.Future[None] = loop.create_future()
     pidfd = os.pidfd_open(started.pid)
