@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hsu_agent.install.command import add_command as add_install
+from hsu_agent.install.command import perform as install
 from hsu_agent.keeper import EXIT_CONFIGURATION, PIPE_VARIABLE
 from hsu_agent.local import commands as local_commands
 from hsu_agent.local.options import add_local_run, data_dir_of, duration_of
 from hsu_agent.version import program_version
-from hsu_core.model.errors import InvalidInput, InvalidManifest, InvalidSettings
+from hsu_core.model.errors import HsuError, InvalidInput, InvalidManifest, InvalidSettings
 from hsu_core.runtime.settings import AgentSettings, HostDefaults
 
 
@@ -31,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("validate-config", help="check a configuration file of the agent and end")
     check.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
     local_commands.add_commands(commands)
+    add_install(commands)
     return parser
 
 
@@ -44,6 +47,21 @@ def read_settings(path: Path) -> AgentSettings:
         fix = "give the path of the agent's configuration with --config"
         raise InvalidSettings(f"read {path}", error.strerror or str(error), fix) from error
     return parse_agent_settings(text, file=str(path))
+
+
+def _configured_data_dir(path: Path) -> Path | None:
+    """Return the data folder that settings name; None if the file is a manifest. Raises InvalidSettings."""
+    from hsu_agent.local import files
+
+    return None if files.is_manifest(path) else read_settings(path).data_dir
+
+
+def _install(options: argparse.Namespace) -> int:
+    try:
+        return install(options, _configured_data_dir)
+    except HsuError as error:
+        print(f"hsu-agent: {error}", file=sys.stderr)
+        return local_commands.WRONG if isinstance(error, InvalidInput) else local_commands.FAILED
 
 
 def _authorities(settings: AgentSettings) -> dict[str, str]:
@@ -110,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.config}: ok")
         elif options.command == "run":
             _run(options)
+        elif options.command == "install":
+            return _install(options)
         else:
             return local_commands.perform(options)
     except (InvalidSettings, InvalidManifest, InvalidInput) as error:

@@ -35,6 +35,7 @@ from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
+from hsu_agent.systemd import ServiceManager, own
 from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
 from hsu_core.runtime.logs import set_up_logging
 from hsu_core.runtime.settings import AgentSettings
@@ -51,10 +52,11 @@ async def run_agent(
     worker_files_limit: FilesLimit | None = None,
     local: LocalRun | None = None,
     ending: Stop | None = None,
+    service: ServiceManager | None = None,
 ) -> int:
     """Run the agent until `stop` is set; return 0. Workers run on unless `kill_workers_on_stop`.
 
-    With `local` it obeys those files and no cluster, and ends their workers as `ending` says.
+    With `local` it obeys those files and no cluster, and ends their workers as `ending` says. `service` is told of it.
 
     Installs no signal handlers and keeps nothing outside of itself. `worker_files_limit` is the limit of open
     files that workers get, where the caller has raised its own. Raises HsuError if it cannot start.
@@ -64,7 +66,7 @@ async def run_agent(
     try:
         ledger = await asyncio.to_thread(Ledger, settings.data_dir)  # it may wait for the disk
         try:
-            await _run(settings, ending, ledger, worker_files_limit, local)
+            await _run(settings, ending, ledger, worker_files_limit, local, service or ServiceManager())
         finally:
             ledger.close()
     finally:
@@ -73,7 +75,12 @@ async def run_agent(
 
 
 async def _run(
-    settings: AgentSettings, stop: Stop, ledger: Ledger, limit: FilesLimit | None, local: LocalRun | None
+    settings: AgentSettings,
+    stop: Stop,
+    ledger: Ledger,
+    limit: FilesLimit | None,
+    local: LocalRun | None,
+    service: ServiceManager,
 ) -> None:
     if local is None:
         member = importlib.import_module("hsu_agent.member")
@@ -127,11 +134,16 @@ async def _run(
         metrics.observe_agent(lambda: supervisor.observed, lambda: (capture.written_bytes, capture.dropped_bytes))
         supervisor.load()
         log.info("agent of node %s runs with %d orders", settings.node, len(supervisor.desired))
+
+        def ready() -> None:
+            service.begin(tasks, supervisor, stop.event)
+
         if local is not None:
-            await run_local(local, settings, supervisor, ledger, book, stop)
+            await run_local(local, settings, supervisor, ledger, book, stop, ready, service.reloading)
         else:
             parts = host, supervisor, ledger, capture, book, metrics, tls
-            await member.obey_cluster(settings, *parts, stop.event)
+            await member.obey_cluster(settings, *parts, stop.event, ready)
+        service.close()
         supervisor.close()
         limits.close()
         await collector.close()
@@ -168,11 +180,13 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
 
     With `local`, SIGHUP has the files read again instead.
     """
-    stop, loop = Stop(), asyncio.get_running_loop()
+    stop, loop, service = Stop(), asyncio.get_running_loop(), own(os.environ)
     codes: list[int] = []
 
     def end(code: int, keeps_workers: bool = False) -> None:
         codes.append(code)
+        if code == EXIT_RELOAD:
+            service.replaced()
         stop.ask(keeps_workers)
 
     def keeper_died(pipe: int) -> None:
@@ -186,7 +200,7 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
     pipe = _tell_keeper(settings.data_dir)
     if pipe is not None:
         loop.add_reader(pipe, keeper_died, pipe)
-    await run_agent(settings, worker_files_limit=raise_files_limit(), local=local, ending=stop)
+    await run_agent(settings, worker_files_limit=raise_files_limit(), local=local, ending=stop, service=service)
     return codes[0] if codes else 0
 
 

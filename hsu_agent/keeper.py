@@ -24,7 +24,7 @@ EXIT_CONFIGURATION = 78
 
 _PR_SET_CHILD_SUBREAPER = 36
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WAITED_FOR = (*_FORWARDED, signal.SIGCHLD)
+_WAITED_FOR = (*_FORWARDED, signal.SIGABRT, signal.SIGCHLD)
 
 HEALTHY_S = 10.0
 """An agent that ran this long is started again at once, whatever happened before."""
@@ -69,6 +69,8 @@ class Keeper:
             received = signal.sigtimedwait(_WAITED_FOR, wait_s)
             if received is not None and received.si_signo in _FORWARDED:
                 self._forward(received.si_signo)
+            elif received is not None and received.si_signo == signal.SIGABRT:
+                self._end_hung()
             self._listen()
             code = self._reap()
             if code is not None:
@@ -100,6 +102,16 @@ class Keeper:
         self._is_stopping = self._is_stopping or number != signal.SIGHUP
         if self._agent:
             os.kill(self._agent, number)  # our child and not reaped: the number is its own
+
+    def _end_hung(self) -> None:
+        """End with the agent: the watchdog of systemd has missed its beats and now waits for our end, to start anew.
+
+        The agent must go too: hung, it would still hold the data folder, and the next one could not have it.
+        """
+        _tell("the watchdog has not heard of the agent: it is killed; workers run on")
+        self._is_stopping = True
+        if self._agent:
+            os.kill(self._agent, signal.SIGKILL)
 
     def _listen(self) -> None:
         """Read the data folder that the agent tells (one line)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 
 from hsu_agent.host.base import Host
 from hsu_agent.ledger import Ledger
@@ -40,8 +41,12 @@ async def obey_cluster(
     metrics: AgentMetrics,
     tls: ssl.SSLContext | bool,
     stop: asyncio.Event,
+    ready: Callable[[], None],
 ) -> None:
-    """Obey the masters of the settings until `stop`; end the workers then if the settings say so."""
+    """Obey the masters of the settings until `stop`; end the workers then if the settings say so.
+
+    `ready` is called once the control socket answers.
+    """
     sync = Sync(
         settings=settings,
         hello=_hello(settings, host),
@@ -53,6 +58,7 @@ async def obey_cluster(
     )
     server = await serve_cluster_member(supervisor, settings.data_dir, book)
     try:
+        ready()
         await sync.run(stop, is_stopping_workers=settings.kill_workers_on_stop)
         if settings.kill_workers_on_stop:
             await _stop_workers(supervisor)

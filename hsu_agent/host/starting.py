@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from hsu_agent.host import oom
 from hsu_agent.host.attributes import Identity, wrap
 from hsu_core.model.attributes import NO_ATTRIBUTES, ProcessAttributes
 
@@ -48,6 +49,8 @@ def start_process(
         if source >= 0:
             os.close(source)
     started.returncode = 0
+    if attributes.oom_score_adj is None:
+        oom.unprotect(started.pid)
     return started
 
 

@@ -7,7 +7,8 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -104,48 +105,65 @@ def refuse_unfit_folder(ledger: Ledger, data_dir: Path) -> None:
 
 
 async def run_local(
-    local: LocalRun, settings: AgentSettings, supervisor: Supervisor, ledger: Ledger, book: UsageBook, stop: Stop
+    local: LocalRun,
+    settings: AgentSettings,
+    supervisor: Supervisor,
+    ledger: Ledger,
+    book: UsageBook,
+    stop: Stop,
+    ready: Callable[[], None],
+    reloading: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """Run the workers of the files until `stop`."""
+    """Run the workers of the files until `stop`. Calls `ready` when it answers; each reload is in a `reloading`."""
     orders = LocalOrders(supervisor, ledger, local.workers, settings.data_dir, settings.ports, time.time)
 
     def keep(workers: tuple[LocalWorker, ...]) -> None:
         remember_run(settings.data_dir, replace(local, workers=workers))
 
     verbs = reading_verbs(supervisor, lambda: orders.held, usage_of(book))
-    server = ControlServer(settings.data_dir, verbs | steering_verbs(orders, local.files, stop.ask, keep))
+    steering = steering_verbs(orders, local.files, stop.ask, keep, reloading)
+    server = ControlServer(settings.data_dir, verbs | steering)
     await server.start()
     try:
         remember_run(settings.data_dir, local)
         orders.begin()
+        ready()
         log.info("runs %d instances of %s", len(orders.instances), ", ".join(map(str, local.files)))
         async with asyncio.TaskGroup() as tasks:
-            reloading = tasks.create_task(_reload_when_asked(orders, local, stop, settings.data_dir), name="reload")
+            work = _reload_when_asked(orders, local, stop, settings.data_dir, reloading)
+            reloads = tasks.create_task(work, name="reload")
             timeout_s = local.run_duration_s or None
             try:
                 async with asyncio.timeout(timeout_s):
                     await stop.event.wait()
             except TimeoutError:
                 log.info("its run duration of %g s is over", local.run_duration_s)
-            reloading.cancel()
+            reloads.cancel()
         if not stop.keeps_workers:
             await _end_all(orders, supervisor)
     finally:
         await server.close()
 
 
-async def _reload_when_asked(orders: LocalOrders, local: LocalRun, stop: Stop, data_dir: Path) -> None:
+async def _reload_when_asked(
+    orders: LocalOrders,
+    local: LocalRun,
+    stop: Stop,
+    data_dir: Path,
+    reloading: Callable[[], AbstractContextManager[None]],
+) -> None:
     while True:
         await stop.reload.wait()
         stop.reload.clear()
         try:
-            workers, warnings = await read_in_child(local.files)
+            with reloading():
+                workers, warnings = await read_in_child(local.files)
+                orders.use(workers)
         except HsuError as error:
             log.error("%s", error)
             continue
         for warning in warnings:
             log.warning("%s", warning)
-        orders.use(workers)
         remember_run(data_dir, replace(local, workers=workers))
         log.info("the files were read again")
 

@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,11 @@ def steering_verbs(
     files: Sequence[Path],
     end: Callable[[bool], None],
     keep: Callable[[tuple[LocalWorker, ...]], None],
+    reloading: Callable[[], AbstractContextManager[None]],
 ) -> dict[str, Verb]:
     """Return the verbs that change what runs.
 
-    `end(keep_workers)` ends the agent; `keep` remembers the workers that are in force.
+    `end(keep_workers)` ends the agent; `keep` remembers the workers that are in force; a reload is in a `reloading`.
     """
 
     def asked(act: Callable[[Sequence[InstanceId]], None]) -> Verb:
@@ -85,11 +87,13 @@ def steering_verbs(
         ]
 
     async def reload(request: Mapping[str, Any]) -> Any:
-        workers, warnings = await read_in_child(files)
-        changes = differences(orders.workers, workers)
-        if not request.get("dry_run"):
-            orders.use(workers)
-            keep(workers)
+        is_dry = bool(request.get("dry_run"))
+        with nullcontext() if is_dry else reloading():
+            workers, warnings = await read_in_child(files)
+            changes = differences(orders.workers, workers)
+            if not is_dry:
+                orders.use(workers)
+                keep(workers)
         return {"changes": changes, "warnings": warnings}
 
     async def shutdown(request: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,15 @@ class AgentProcess:
         self.log = folder / f"{name}.log"
         self.keeper: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start keeper and agent."""
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start keeper and agent; `environment` is beside ours."""
         with self.log.open("ab") as output:
             self.keeper = subprocess.Popen(
                 [sys.executable, "-m", "hsu_agent.keeper", "run", "--config", str(self.config)],
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=os.environ | (environment or {}),
             )
 
     def agent_pid(self) -> int:

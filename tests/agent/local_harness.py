@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,21 @@ class LocalAgent:
         self.log = folder / "agent.log"
         self.keeper: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str) -> None:
-        """Start it and wait until it answers."""
+    def start(self, *arguments: str, environment: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()) -> None:
+        """Start it (by a command that becomes it) and wait until it answers; `environment` is beside ours."""
         with open(self.log, "ab") as log:
-            command = [*PROGRAM, "run", "--local", str(self.file), "--data-dir", str(self.data_dir), *arguments]
-            self.keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [
+                *wrapper,
+                *PROGRAM,
+                "run",
+                "--local",
+                str(self.file),
+                "--data-dir",
+                str(self.data_dir),
+                *arguments,
+            ]
+            known = os.environ | (environment or {})
+            self.keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=known)
         self.until(lambda: self.run("status").returncode != 3, "it answers")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hsu_agent.install.service import Service
+from hsu_agent.install.systemd_unit import unit_text
 from hsu_core.runtime.settings import AgentSettings, EtcdStoreSettings, HostDefaults, MasterSettings
 from hsu_core.wire.settings import parse_agent_settings, parse_master_settings
 from tests.tidy.sources import ROOT, name
@@ -84,10 +86,12 @@ def _unit(file: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_the_agents_unit_lets_workers_outlive_it() -> None:
-    service = _unit("hsu-agent.service")["Service"]
-    assert (service["KillMode"], service["Delegate"], service["Restart"]) == ("process", "yes", "always")
-    assert service["ExecStart"].endswith("hsu-agent run --config /etc/hsu/agent.yaml")
+def test_the_agents_unit_is_what_install_prints() -> None:
+    settings = _agent(DEPLOY / "agent.yaml")
+    service = Service(("/usr/local/bin/hsu-agent",), settings.data_dir, config=Path("/etc/hsu/agent.yaml"))
+    expected = unit_text(service)
+    found = (DEPLOY / "systemd" / "hsu-agent.service").read_text(encoding="utf-8")
+    assert found == expected, "run hsu-agent install --config /etc/hsu/agent.yaml --program /usr/local/bin/hsu-agent"
 
 
 def test_the_masters_unit_gives_up_on_a_refused_configuration() -> None:
