@@ -12,9 +12,10 @@ from pathlib import Path
 
 from hsu_agent.install.command import add_command as add_install
 from hsu_agent.install.command import perform as install
-from hsu_agent.keeper import EXIT_CONFIGURATION, PIPE_VARIABLE
+from hsu_agent.keeper import EXIT_CONFIGURATION
 from hsu_agent.local import commands as local_commands
 from hsu_agent.local.options import add_local_run, data_dir_of, duration_of
+from hsu_agent.local.reading import Reading, begin_reading
 from hsu_agent.version import program_version
 from hsu_core.model.errors import HsuError, InvalidInput, InvalidManifest, InvalidSettings
 from hsu_core.runtime.settings import AgentSettings, HostDefaults
@@ -86,34 +87,27 @@ def _local_settings(options: argparse.Namespace) -> AgentSettings:
     )
 
 
-def _run(options: argparse.Namespace) -> None:
-    """Become the agent. Raises InvalidSettings, InvalidManifest, InvalidInput; else does not return."""
+def _is_manifest(path: Path) -> bool:
     from hsu_agent.local import files
-    from hsu_agent.local.station import LocalRun, recall_run
 
-    local: LocalRun | None = None
-    given = [*options.local]
-    if options.config is not None and (not given and files.is_manifest(options.config)):
+    return files.is_manifest(path)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Become the agent. Raises InvalidSettings, InvalidInput; else does not return."""
+    reading: Reading | None = None
+    given, run_duration_s = [*options.local], duration_of(options.run_duration, "--run-duration")
+    if options.config is not None and not given and _is_manifest(options.config):
         given = [options.config]
     elif options.config is None and not given:
         raise InvalidInput("run", "nothing is said of what to run", "give --config FILE (cluster) or --local FILE")
     if given:
-        settings = _local_settings(options)
-        try:
-            workers, warnings = files.read_workers(given, os.environ)
-            files.print_warnings(warnings)
-            paths = tuple(path.absolute() for path in given)
-            local = LocalRun(paths, workers, duration_of(options.run_duration, "--run-duration"))
-        except InvalidManifest as error:
-            local = recall_run(settings.data_dir, os.getppid()) if PIPE_VARIABLE in os.environ else None
-            if local is None:
-                raise
-            print(f"hsu-agent: the workers go on as they were: {error}", file=sys.stderr)
+        settings, reading = _local_settings(options), begin_reading(given)
     else:
         settings = read_settings(options.config)
     settings = replace(settings, log_format=options.log_format or settings.log_format)
     descriptor = os.memfd_create("settings", 0)
-    os.write(descriptor, pickle.dumps((settings, local)))
+    os.write(descriptor, pickle.dumps((settings, reading, run_duration_s)))
     os.lseek(descriptor, 0, os.SEEK_SET)
     command = [sys.executable, "-P", "-m", "hsu_agent.daemon", str(descriptor)]
     os.execve(command[0], command, os.environ | _authorities(settings))

@@ -29,14 +29,15 @@ from hsu_agent.launched import LaunchNotes
 from hsu_agent.ledger import Ledger
 from hsu_agent.limits.enforcer import LimitKeeper
 from hsu_agent.limits.usage import UsageBook
-from hsu_agent.local.station import LocalRun, Stop, refuse_unfit_folder, run_local
+from hsu_agent.local.reading import Reading
+from hsu_agent.local.station import LocalRun, Stop, finish_reading, refuse_unfit_folder, run_local
 from hsu_agent.logs.capture import Capture
 from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
 from hsu_agent.systemd import ServiceManager, own
-from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
+from hsu_core.model.errors import Conflict, HsuError, InvalidInput, InvalidManifest, InvalidSettings, NotSupported
 from hsu_core.runtime.logs import set_up_logging
 from hsu_core.runtime.settings import AgentSettings
 
@@ -207,13 +208,21 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
 def main() -> int:
     """Run the agent with the settings in the descriptor named by the first argument; return the exit code."""
     with os.fdopen(int(sys.argv[1]), "rb") as stream:
-        given: tuple[AgentSettings, LocalRun | None] = pickle.load(stream)
-    settings, local = given
+        given: tuple[AgentSettings, Reading | None, float] = pickle.load(stream)
+    settings, reading, run_duration_s = given
     set_up_logging(log_format=settings.log_format, level=settings.log_level)
+    local: LocalRun | None = None
+    if reading is not None:
+        try:
+            is_kept = PIPE_VARIABLE in os.environ
+            local = finish_reading(reading, run_duration_s, settings.data_dir, is_kept=is_kept)
+        except InvalidManifest as error:
+            print(f"hsu-agent: {error.why}", file=sys.stderr)
+            return EXIT_CONFIGURATION
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run_with_signals(settings, local))
-    except (Conflict, InvalidSettings, LedgerUnreadable, NotSupported) as error:
+    except (Conflict, InvalidInput, InvalidSettings, LedgerUnreadable, NotSupported) as error:
         print(f"hsu-agent: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except HsuError as error:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,10 +17,11 @@ from hsu_agent.ledger import Ledger
 from hsu_agent.limits.usage import UsageBook
 from hsu_agent.local.control import ControlServer, socket_path
 from hsu_agent.local.orders import LocalOrders
+from hsu_agent.local.reading import Reading
 from hsu_agent.local.verbs import Usage, read_in_child, reading_verbs, refusing_verbs, steering_verbs
 from hsu_agent.loop import Supervisor
 from hsu_agent.planning.local import LocalWorker, longest_end_s
-from hsu_core.model.errors import Conflict, HsuError
+from hsu_core.model.errors import Conflict, HsuError, InvalidManifest
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.files import write_atomically
 from hsu_core.runtime.settings import AgentSettings
@@ -69,6 +71,24 @@ def recall_run(data_dir: Path, keeper: int) -> LocalRun | None:
     except (OSError, ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
         return None
     return local if owner == keeper and isinstance(local, LocalRun) else None
+
+
+def finish_reading(reading: Reading, run_duration_s: float, data_dir: Path, *, is_kept: bool) -> LocalRun:
+    """Return what is to be run, once the files are read; their warnings go to stderr. Raises InvalidManifest.
+
+    `is_kept`: a keeper has started us, so files that are broken by now must not end what the last agent ran.
+    """
+    try:
+        workers, warnings = reading.finish()
+    except InvalidManifest as error:
+        local = recall_run(data_dir, os.getppid()) if is_kept else None
+        if local is None:
+            raise
+        print(f"hsu-agent: the workers go on as they were: {error.why}", file=sys.stderr)
+        return local
+    for warning in warnings:
+        print(f"hsu-agent: warning: {warning}", file=sys.stderr)
+    return LocalRun(reading.files, workers, run_duration_s)
 
 
 def usage_of(book: UsageBook) -> Usage:
