@@ -161,18 +161,26 @@ def raise_files_limit() -> FilesLimit | None:
     return None
 
 
+class _KeeperGone(Exception):
+    """Our keeper died before we began: another one may have started another agent."""
+
+
 def _tell_keeper(data_dir: Path) -> int | None:
-    """Tell our keeper where to write exits; return the pipe that shows its death, or None without a keeper."""
+    """Tell our keeper where to write exits; return the pipe that shows its death, or None without a keeper.
+
+    Raises _KeeperGone: an agent without its keeper would hold the data folder against that of the next one.
+    """
     number = os.environ.pop(PIPE_VARIABLE, "")
     if not number.isdigit():
         return None
-    pipe = int(number)
+    pipe, keeper = int(number), os.getppid()
     try:
         os.set_inheritable(pipe, False)
         os.write(pipe, os.fsencode(str(data_dir)) + b"\n")
-    except OSError:
-        return None
-    os.kill(os.getppid(), signal.SIGCHLD)  # it looks at the pipe whenever it is signalled
+    except OSError as error:
+        raise _KeeperGone from error
+    if os.getppid() == keeper:  # else it has died since, which the pipe shows
+        os.kill(keeper, signal.SIGCHLD)  # it looks at the pipe whenever it is signalled
     return pipe
 
 
@@ -198,7 +206,10 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
         loop.add_signal_handler(number, end, code)
     if local is not None:
         loop.add_signal_handler(signal.SIGHUP, stop.reload.set)
-    pipe = _tell_keeper(settings.data_dir)
+    try:
+        pipe = _tell_keeper(settings.data_dir)
+    except _KeeperGone:
+        return 0
     if pipe is not None:
         loop.add_reader(pipe, keeper_died, pipe)
     await run_agent(settings, worker_files_limit=raise_files_limit(), local=local, ending=stop, service=service)

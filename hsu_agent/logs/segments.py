@@ -28,6 +28,12 @@ CHUNK_BYTES = 64 * 1024
 SPLICE_BYTES = 1024 * 1024
 """Most that is moved from pipe to file in one go: a large pipe in one call."""
 
+OVERSHOOT_BYTES = 256 * 1024
+"""A full segment takes this much more in whole portions of the pipe, in the hope that one of them ends a line.
+
+Only after that output goes through our memory, where the end of the line is looked for and our death would lose it.
+"""
+
 RETRY_S = 0.5
 """Pause before a disk that refused is asked again."""
 
@@ -95,7 +101,7 @@ class Segments:
             if self._size >= self._segment_bytes and self._ends_line():
                 self._rotate()  # before anything is in our memory, where our death would lose it
             self._index.note(self._size)
-            if self._can_splice and self._size < self._segment_bytes:
+            if self._can_splice and self._size < self._segment_bytes + OVERSHOOT_BYTES:
                 return self._splice(pipe)
         except OSError as error:
             return self._refused(error, _read(pipe))
@@ -105,7 +111,8 @@ class Segments:
         return len(payload)
 
     def _splice(self, pipe: int) -> int:
-        room = min(SPLICE_BYTES, self._segment_bytes - self._size)
+        limit = self._segment_bytes if self._size < self._segment_bytes else self._segment_bytes + OVERSHOOT_BYTES
+        room = min(SPLICE_BYTES, limit - self._size)
         try:
             moved = os.splice(pipe, self._descriptor, room)
         except BlockingIOError:
