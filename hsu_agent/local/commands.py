@@ -68,6 +68,7 @@ def add_commands(commands: Any) -> None:
 def _add_convert(commands: Any) -> None:
     convert = commands.add_parser("convert", help="print a manifest of either HSU dialect in the native form")
     convert.add_argument("file", type=Path, metavar="FILE")
+    commands.add_parser("schema", help="print the JSON Schema of manifests, for editors")
 
 
 def _plain(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -99,6 +100,7 @@ def perform(options: argparse.Namespace) -> int:
         "shutdown": _shutdown,
         "validate": _validate,
         "convert": _convert,
+        "schema": _schema,
     }
     try:
         return commands[options.command](options)
@@ -274,4 +276,11 @@ def _convert(options: argparse.Namespace) -> int:
         return _tell(str(error), WRONG)
     print_warnings(warnings)
     print(text, end="")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from hsu_core.wire.manifest_schema import manifest_schema
+
+    print(json.dumps(manifest_schema(), indent=1, ensure_ascii=False))
     return 0

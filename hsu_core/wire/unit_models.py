@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
 from hsu_core.wire.fields import (
     Boolean,
     Count,
@@ -103,7 +101,7 @@ class RunOptions(Strict):
 class HealthCheck(Strict):
     """HSU's one check, used for readiness and liveness."""
 
-    type: Annotated[str, BeforeValidator(choice("http", "grpc", "tcp", "exec", "process"))]
+    type: Annotated[str, choice("http", "grpc", "tcp", "exec", "process")]
     http: HsuHttp | None = None
     grpc: HsuGrpc | None = None
     tcp: HsuTcp | None = None
