@@ -89,6 +89,7 @@ def _local_settings(options: argparse.Namespace) -> AgentSettings:
 def _run(options: argparse.Namespace) -> None:
     """Become the agent. Raises InvalidSettings, InvalidManifest, InvalidInput; else does not return."""
     from hsu_agent.local import files
+    from hsu_agent.local.sources import Sources
     from hsu_agent.local.station import LocalRun, recall_run
 
     local: LocalRun | None = None
@@ -98,17 +99,22 @@ def _run(options: argparse.Namespace) -> None:
     elif options.config is None and not given:
         raise InvalidInput("run", "nothing is said of what to run", "give --config FILE (cluster) or --local FILE")
     if given:
-        settings = _local_settings(options)
+        settings, sources = _local_settings(options), Sources()
         try:
-            workers, warnings = files.read_workers(given, os.environ)
+            workers, warnings = files.read_workers(given, os.environ, sources.note)
             files.print_warnings(warnings)
             paths = tuple(path.absolute() for path in given)
-            local = LocalRun(paths, workers, duration_of(options.run_duration))
+            watched = tuple(sources.stamps.items()) if options.watch else None
+            local = LocalRun(paths, workers, duration_of(options.run_duration), watched)
         except InvalidManifest as error:
             local = recall_run(settings.data_dir, os.getppid()) if PIPE_VARIABLE in os.environ else None
             if local is None:
                 raise
+            if local.watched is not None:  # of files that are told of now, the next change is of interest
+                local = replace(local, watched=tuple((dict(local.watched) | sources.stamps).items()))
             print(f"hsu-agent: the workers go on as they were: {error}", file=sys.stderr)
+    elif options.watch:
+        raise InvalidInput("watch for changes", "an agent in a cluster has no local files", "leave out --watch")
     else:
         settings = read_settings(options.config)
     settings = replace(settings, log_format=options.log_format or settings.log_format)

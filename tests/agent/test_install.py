@@ -183,6 +183,8 @@ def test_it_prints_unless_it_is_told_to_write(shop: Path, tmp_path: Path, capsys
     root = tmp_path / "root"
     assert main(["install", "--local", str(shop), "--root", str(root)]) == 0
     assert f"--local {shop} --data-dir /var/lib/hsu-agent/local" in capsys.readouterr().out
+    assert main(["install", "--local", str(shop), "--watch"]) == 0
+    assert f"--local {shop} --watch --data-dir" in capsys.readouterr().out
     assert not root.exists()
 
 
@@ -231,6 +233,7 @@ def test_a_file_of_hsu_given_as_configuration_is_local(shop: Path, capsys: pytes
     [
         ([], "give --config FILE (cluster) or --local FILE"),
         (["--local", "x", "--config", "y"], "exclude each other"),
+        (["--config", "y", "--watch"], "has no local files"),
         (["--local", "x", "--user", "a b"], "is no name of a user"),
         (["--local", "x", "--user", "me", "--user-unit"], "runs as you"),
     ],
