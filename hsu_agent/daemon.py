@@ -39,6 +39,7 @@ from hsu_agent.planning import stop as stop_rules
 from hsu_agent.sync import Sync, tls_context
 from hsu_agent.systemd import ServiceManager, own
 from hsu_agent.version import program_version
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.errors import Conflict, HsuError, InvalidSettings, NotSupported
 from hsu_core.model.node import Capacity
 from hsu_core.runtime.logs import set_up_logging
@@ -148,7 +149,7 @@ async def _run(
         else:
             sync = Sync(
                 settings=settings,
-                hello=_hello(settings, host),
+                hello=_hello(settings, host, groups.layout),
                 supervisor=supervisor,
                 ledger=ledger,
                 capture=capture,
@@ -190,7 +191,7 @@ async def _stop_workers(supervisor: Supervisor) -> None:
         log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))
 
 
-def _hello(settings: AgentSettings, host: Host) -> Hello:
+def _hello(settings: AgentSettings, host: Host, layout: HostLayout) -> Hello:
     measured = host.capacity()
     cpu_milli = settings.capacity_cpu_milli if settings.capacity_cpu_milli is not None else measured.cpu_milli
     memory = settings.capacity_memory_bytes if settings.capacity_memory_bytes is not None else measured.memory_bytes
@@ -208,6 +209,7 @@ def _hello(settings: AgentSettings, host: Host) -> Hello:
         arch=host.arch,
         address=settings.address,
         boot_id=host.boot_id,
+        host=layout.without_folders(),
     )
 
 

@@ -68,6 +68,8 @@ def add_commands(commands: Any) -> None:
 def _add_convert(commands: Any) -> None:
     convert = commands.add_parser("convert", help="print a manifest of either HSU dialect in the native form")
     convert.add_argument("file", type=Path, metavar="FILE")
+    doctor = _plain(commands, "doctor", "show how this host holds each limit, and why not better")
+    doctor.add_argument("-o", dest="form", choices=("table", "json"), default="table")
     commands.add_parser("schema", help="print the JSON Schema of manifests, for editors")
 
 
@@ -101,6 +103,7 @@ def perform(options: argparse.Namespace) -> int:
         "validate": _validate,
         "convert": _convert,
         "schema": _schema,
+        "doctor": _doctor,
     }
     try:
         return commands[options.command](options)
@@ -283,4 +286,17 @@ def _schema(options: argparse.Namespace) -> int:
     from hsu_core.wire.manifest_schema import manifest_schema
 
     print(json.dumps(manifest_schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hsu_agent.limits.report import support_here
+
+    found = support_here(data_dir_of(options))
+    if options.form == "json":
+        print(
+            json.dumps([{"limit": each.name, "how": str(each.how), "reason": each.reason} for each in found], indent=2)
+        )
+    else:
+        print(render.support_table(found))
     return 0

@@ -154,6 +154,17 @@ def test_the_exposure_that_systemd_computes_stays_below(tmp_path: Path, service:
     assert float(found[1]) <= most
 
 
+@pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("name", ["hsu-agent", "hsu-cluster"])
+def test_systemd_accepts_the_units_of_the_project(tmp_path: Path, name: str) -> None:
+    text = (ROOT / "deploy" / "systemd" / f"{name}.service").read_text(encoding="utf-8")
+    program = tmp_path / name
+    program.symlink_to(sys.executable)
+    path = tmp_path / f"{name}.service"
+    path.write_text(text.replace(f"/usr/local/bin/{name}", str(program)))
+    assert verify(path) == []
+
+
 # -- launchd --------------------------------------------------------------------------------------
 
 
