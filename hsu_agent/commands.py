@@ -102,12 +102,15 @@ def _run(options: argparse.Namespace) -> None:
     elif options.config is None and not given:
         raise InvalidInput("run", "nothing is said of what to run", "give --config FILE (cluster) or --local FILE")
     if given:
-        settings, reading = _local_settings(options), begin_reading(given)
+        settings = _local_settings(options)
+        reading = begin_reading(given, run_duration_s, is_watched=options.watch)
+    elif options.watch:
+        raise InvalidInput("watch for changes", "an agent in a cluster has no local files", "leave out --watch")
     else:
         settings = read_settings(options.config)
     settings = replace(settings, log_format=options.log_format or settings.log_format)
     descriptor = os.memfd_create("settings", 0)
-    os.write(descriptor, pickle.dumps((settings, reading, run_duration_s)))
+    os.write(descriptor, pickle.dumps((settings, reading)))
     os.lseek(descriptor, 0, os.SEEK_SET)
     command = [sys.executable, "-P", "-m", "hsu_agent.daemon", str(descriptor)]
     os.execve(command[0], command, os.environ | _authorities(settings))

@@ -142,7 +142,7 @@ async def _run(
         if local is not None:
             await run_local(local, settings, supervisor, ledger, book, stop, ready, service.reloading)
         else:
-            parts = host, supervisor, ledger, capture, book, metrics, tls
+            parts = host, groups.layout, supervisor, ledger, capture, book, metrics, tls
             await member.obey_cluster(settings, *parts, stop.event, ready)
         service.close()
         supervisor.close()
@@ -219,14 +219,14 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
 def main() -> int:
     """Run the agent with the settings in the descriptor named by the first argument; return the exit code."""
     with os.fdopen(int(sys.argv[1]), "rb") as stream:
-        given: tuple[AgentSettings, Reading | None, float] = pickle.load(stream)
-    settings, reading, run_duration_s = given
+        given: tuple[AgentSettings, Reading | None] = pickle.load(stream)
+    settings, reading = given
     set_up_logging(log_format=settings.log_format, level=settings.log_level)
     local: LocalRun | None = None
     if reading is not None:
         try:
             is_kept = PIPE_VARIABLE in os.environ
-            local = finish_reading(reading, run_duration_s, settings.data_dir, is_kept=is_kept)
+            local = finish_reading(reading, settings.data_dir, is_kept=is_kept)
         except InvalidManifest as error:
             print(f"hsu-agent: {error.why}", file=sys.stderr)
             return EXIT_CONFIGURATION

@@ -21,6 +21,7 @@ from hsu_agent.planning import stop as stop_rules
 from hsu_agent.sync import Sync
 from hsu_agent.sync import tls_context as tls_context
 from hsu_agent.version import program_version
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.node import Capacity
 from hsu_core.runtime.settings import AgentSettings
 from hsu_core.wire.frames import Hello
@@ -34,6 +35,7 @@ STOP_MARGIN_S = 10.0
 async def obey_cluster(
     settings: AgentSettings,
     host: Host,
+    layout: HostLayout,
     supervisor: Supervisor,
     ledger: Ledger,
     capture: Capture,
@@ -49,7 +51,7 @@ async def obey_cluster(
     """
     sync = Sync(
         settings=settings,
-        hello=_hello(settings, host),
+        hello=_hello(settings, host, layout),
         supervisor=supervisor,
         ledger=ledger,
         capture=capture,
@@ -76,7 +78,7 @@ async def _stop_workers(supervisor: Supervisor) -> None:
         log.error("some workers did not end: %s", ", ".join(str(found) for found in sorted(supervisor.observed)))
 
 
-def _hello(settings: AgentSettings, host: Host) -> Hello:
+def _hello(settings: AgentSettings, host: Host, layout: HostLayout) -> Hello:
     measured = host.capacity()
     cpu_milli = settings.capacity_cpu_milli if settings.capacity_cpu_milli is not None else measured.cpu_milli
     memory = settings.capacity_memory_bytes if settings.capacity_memory_bytes is not None else measured.memory_bytes
@@ -94,4 +96,5 @@ def _hello(settings: AgentSettings, host: Host) -> Hello:
         arch=host.arch,
         address=settings.address,
         boot_id=host.boot_id,
+        host=layout.without_folders(),
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from hsu_agent.host import controllers_v1 as v1
 from hsu_agent.host import controllers_v2 as v2
 from hsu_agent.host.cgroup import SUPERVISOR, find_mount, group_name, own_path
-from hsu_agent.planning.enforcement import Controller, HostLayout, needed_controllers
+from hsu_core.model.enforcement import Controller, HostLayout, needed_controllers
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.limits import LimitsSpec
 

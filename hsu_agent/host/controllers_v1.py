@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsu_agent.planning.enforcement import is_held
+from hsu_core.model.enforcement import is_held
 from hsu_core.model.limits import LimitsSpec
 
 Setting = tuple[str, str, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hsu_agent.host.controllers_v1 import Setting, quota
-from hsu_agent.planning.enforcement import is_held
+from hsu_core.model.enforcement import is_held
 from hsu_core.model.limits import LimitPolicy, LimitsSpec
 
 RESIDENT = ("anon", "file_mapped")

@@ -29,6 +29,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--config", "-c", type=Path, metavar="FILE", help="configuration of the agent, or HSU's file")
     text = "workers of a host without a cluster (a file or a folder); may be repeated"
     command.add_argument("--local", action="append", default=[], type=Path, metavar="FILE", help=text)
+    command.add_argument("--watch", action="store_true", help="local files are read again whenever they have changed")
     command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of a local agent")
     command.add_argument(
         "--user", default="", metavar="NAME", help="who runs the agent and its workers (default: root)"
@@ -97,6 +98,8 @@ def _service(options: argparse.Namespace, read_config: ReadConfig) -> Service:
     if config is not None and options.data_dir is not None:
         why = "the data folder of an agent in a cluster stands in its configuration"
         raise InvalidInput("use --data-dir", why, f"write data_dir into {config}")
+    if config is not None and options.watch:
+        raise InvalidInput("watch for changes", "an agent in a cluster has no local files", "leave out --watch")
     if data_dir is None:
         data_dir = _default_data_dir(options, is_local=config is None)
     return Service(
@@ -106,6 +109,7 @@ def _service(options: argparse.Namespace, read_config: ReadConfig) -> Service:
         local=local,
         user="" if options.user == "root" else options.user,
         is_users_own=options.user_unit,
+        is_watching=options.watch,
     )
 
 

@@ -20,6 +20,7 @@ class Service:
 
     `program` is how `hsu-agent` is called, as words. `config` is the file of an agent in a cluster, `local` the files
     of one without; one of the two is given. `user` empty: root, or whoever the unit belongs to (`is_users_own`).
+    `is_watching`: local files are read again when they change.
     """
 
     program: tuple[str, ...]
@@ -28,6 +29,7 @@ class Service:
     local: tuple[Path, ...] = ()
     user: str = ""
     is_users_own: bool = False
+    is_watching: bool = False
 
     @property
     def name(self) -> str:
@@ -40,7 +42,8 @@ class Service:
         if self.config is not None:
             return (*self.program, "run", "--config", str(self.config))
         files = [word for path in self.local for word in ("--local", str(path))]
-        return (*self.program, "run", *files, "--data-dir", str(self.data_dir))
+        watch = ("--watch",) if self.is_watching else ()
+        return (*self.program, "run", *files, *watch, "--data-dir", str(self.data_dir))
 
     @property
     def description(self) -> str:

@@ -22,10 +22,10 @@ from hsu_agent.limits.usage import UsageBook
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.planning import limits as rules
 from hsu_agent.planning import restart
-from hsu_agent.planning.enforcement import FieldSupport, enforcement, is_held, needed_controllers, shortfalls
 from hsu_agent.planning.limits import Decision, Measure, Usage, Watch
 from hsu_agent.planning.observed import Desired, Fault, Process
 from hsu_core.model.assignment import LastExit
+from hsu_core.model.enforcement import FieldSupport, enforcement, is_held, needed_controllers, shortfalls
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.limits import LimitsSpec
 from hsu_core.model.quantity import format_duration, format_size

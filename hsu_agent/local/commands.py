@@ -80,6 +80,9 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument("--from", dest="source", choices=kinds, help="what the files are (default: as they look)")
     convert.add_argument("--app", default="", metavar="NAME", help="name of the app (default: the first file's)")
     convert.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    doctor = _plain(commands, "doctor", "show how this host holds each limit, and why not better")
+    doctor.add_argument("-o", dest="form", choices=("table", "json"), default="table")
+    commands.add_parser("schema", help="print the JSON Schema of manifests, for editors")
 
 
 def _plain(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -111,6 +114,8 @@ def perform(options: argparse.Namespace) -> int:
         "shutdown": _shutdown,
         "validate": _validate,
         "convert": _convert,
+        "schema": _schema,
+        "doctor": _doctor,
     }
     try:
         return commands[options.command](options)
@@ -301,4 +306,24 @@ def _convert(options: argparse.Namespace) -> int:
     from hsu_agent.local.convert import convert
 
     print(convert(options, os.environ), end="")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from hsu_core.wire.manifest_schema import manifest_schema
+
+    print(json.dumps(manifest_schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hsu_agent.limits.report import support_here
+
+    found = support_here(data_dir_of(options))
+    if options.form == "json":
+        print(
+            json.dumps([{"limit": each.name, "how": str(each.how), "reason": each.reason} for each in found], indent=2)
+        )
+    else:
+        print(render.support_table(found))
     return 0

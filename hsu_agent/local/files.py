@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hsu_agent.local.sources import MANIFEST_ENDINGS
 from hsu_agent.planning.local import LocalWorker
 from hsu_core.model.errors import Fault, InvalidManifest
 from hsu_core.model.ids import AppId
@@ -14,8 +15,6 @@ from hsu_core.model.order import OrderSpec
 from hsu_core.wire.hashes import content_hash, spec_hash
 from hsu_core.wire.manifest import parse_manifest
 from hsu_core.wire.yaml_text import dump_yaml, load_document
-
-MANIFEST_ENDINGS = (".yaml", ".yml", ".json")
 
 
 def manifest_files(path: Path) -> list[Path]:
@@ -39,21 +38,36 @@ def is_manifest(path: Path) -> bool:
     return isinstance(data, dict) and bool({"workers", "managed_processes"} & data.keys())
 
 
+def _pass(_: Path) -> None:
+    pass
+
+
 def read_workers(
-    paths: Sequence[Path], environment: Mapping[str, str]
+    paths: Sequence[Path], environment: Mapping[str, str], note: Callable[[Path], None] = _pass
 ) -> tuple[tuple[LocalWorker, ...], tuple[Fault, ...]]:
-    """Return the workers of manifests and what their authors should know. Raises InvalidManifest with every fault."""
+    """Return the workers of manifests and what their authors should know. Raises InvalidManifest with every fault.
+
+    `note` is told of each file or folder before it is read.
+    """
     workers: dict[tuple[AppId, str], LocalWorker] = {}
     warnings: list[Fault] = []
     faults: list[Fault] = []
+    for given in paths:
+        note(given)
     for path in (file for given in paths for file in manifest_files(given)):
         folder = path.absolute().parent
+
+        def read_file(name: str, folder: Path = folder) -> bytes:
+            note(folder / name)
+            return (folder / name).read_bytes()
+
+        note(path)
         try:
             parsed = parse_manifest(
                 path.read_bytes(),
                 file=str(path),
                 environment=environment,
-                read_file=lambda name, folder=folder: (folder / name).read_bytes(),  # type: ignore[misc]
+                read_file=read_file,
                 base_directory=str(folder),
                 is_lenient=True,
             )

@@ -14,6 +14,7 @@ def add_local_run(run: argparse.ArgumentParser) -> None:
     """Add what `run` takes for a host without a cluster; HSU's own flags among them."""
     text = "run the workers of this file (or of all manifests in a folder) without a cluster; may be repeated"
     run.add_argument("--local", action="append", default=[], type=Path, metavar="FILE", help=text)
+    run.add_argument("--watch", action="store_true", help="read local files again whenever they have changed")
     add_data_dir(run)
     run.add_argument("--run-duration", default="0", metavar="TIME", help="end after this time (30s; a number: seconds)")
     run.add_argument("--enable-log", action="store_true", help="accepted for HSU: output is always captured")

@@ -1,4 +1,4 @@
-"""Reads manifests for a running agent, in a process of its own: `python -m hsu_agent.local.reader FILE...`."""
+"""Reads manifests for an agent, in a process of its own: `python -m hsu_agent.local.reader FILE...`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import sys
 from pathlib import Path
 
 from hsu_agent.local.files import read_workers
+from hsu_agent.local.sources import Sources
 from hsu_core.model.errors import InvalidManifest
 
 
 def main() -> int:
-    """Write the workers of the files to stdout (pickled); 1 and every fault on stderr if they are wrong."""
+    """Write workers, warnings and the stamps of what was read to stdout (pickled).
+
+    1, no workers and every fault on stderr if the files are wrong.
+    """
+    sources = Sources()
     try:
-        workers, warnings = read_workers([Path(name) for name in sys.argv[1:]], dict(os.environ))
+        workers, warnings = read_workers([Path(name) for name in sys.argv[1:]], dict(os.environ), sources.note)
     except InvalidManifest as error:
         print(error, file=sys.stderr)
+        sys.stdout.buffer.write(pickle.dumps((None, [], sources.stamps)))
         return 1
-    sys.stdout.buffer.write(pickle.dumps((workers, [str(warning) for warning in warnings])))
+    told = [str(warning) for warning in warnings]
+    sys.stdout.buffer.write(pickle.dumps((workers, told, sources.stamps)))
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hsu_core.model.enforcement import FieldSupport
+
 Document = Mapping[str, Any]
 
 HEAD = ("INSTANCE", "STATE", "READY", "PID", "RESTARTS", "AGE", "PORTS", "REASON")
@@ -41,6 +43,11 @@ def status_table(answer: Document, width: int = 0) -> str:
         for each in answer["instances"]
     ]
     return table(HEAD, rows, width) if rows else "this agent has no workers"
+
+
+def support_table(supports: Sequence[FieldSupport]) -> str:
+    """Return the table of `hsu-agent doctor`."""
+    return table(("LIMIT", "HELD BY", "REASON"), [(each.name, str(each.how), plain(each.reason)) for each in supports])
 
 
 def top_table(answer: Document) -> str:

@@ -18,7 +18,9 @@ from hsu_agent.limits.usage import UsageBook
 from hsu_agent.local.control import ControlServer, socket_path
 from hsu_agent.local.orders import LocalOrders
 from hsu_agent.local.reading import Reading
+from hsu_agent.local.sources import Stamp
 from hsu_agent.local.verbs import Usage, read_in_child, reading_verbs, refusing_verbs, steering_verbs
+from hsu_agent.local.watch import watch
 from hsu_agent.loop import Supervisor
 from hsu_agent.planning.local import LocalWorker, longest_end_s
 from hsu_core.model.errors import Conflict, HsuError, InvalidManifest
@@ -38,11 +40,15 @@ LAST_RUN = "last-run"
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """What `hsu-agent run --local` was given. `run_duration_s` 0: until it is told to end."""
+    """What `hsu-agent run --local` was given. `run_duration_s` 0: until it is told to end.
+
+    `watched`: the stamps of what was read, if changes are to be followed.
+    """
 
     files: tuple[Path, ...]
     workers: tuple[LocalWorker, ...]
     run_duration_s: float = 0.0
+    watched: tuple[tuple[str, Stamp], ...] | None = None
 
 
 @dataclass(slots=True)
@@ -70,25 +76,28 @@ def recall_run(data_dir: Path, keeper: int) -> LocalRun | None:
         owner, local = pickle.loads((data_dir / LAST_RUN).read_bytes())
     except (OSError, ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
         return None
-    return local if owner == keeper and isinstance(local, LocalRun) else None
+    is_usable = owner == keeper and isinstance(local, LocalRun) and hasattr(local, "watched")  # else an older agent's
+    return local if is_usable else None
 
 
-def finish_reading(reading: Reading, run_duration_s: float, data_dir: Path, *, is_kept: bool) -> LocalRun:
+def finish_reading(reading: Reading, data_dir: Path, *, is_kept: bool) -> LocalRun:
     """Return what is to be run, once the files are read; their warnings go to stderr. Raises InvalidManifest.
 
     `is_kept`: a keeper has started us, so files that are broken by now must not end what the last agent ran.
     """
-    try:
-        workers, warnings = reading.finish()
-    except InvalidManifest as error:
+    answer = reading.finish()
+    if answer.workers is None:
         local = recall_run(data_dir, os.getppid()) if is_kept else None
         if local is None:
-            raise
-        print(f"hsu-agent: the workers go on as they were: {error.why}", file=sys.stderr)
+            raise InvalidManifest("read the files", answer.told)
+        if local.watched is not None:  # of files that are told of now, the next change is of interest
+            local = replace(local, watched=tuple((dict(local.watched) | dict(answer.stamps)).items()))
+        print(f"hsu-agent: the workers go on as they were: {answer.told}", file=sys.stderr)
         return local
-    for warning in warnings:
+    for warning in answer.warnings:
         print(f"hsu-agent: warning: {warning}", file=sys.stderr)
-    return LocalRun(reading.files, workers, run_duration_s)
+    watched = tuple(answer.stamps.items()) if reading.is_watched else None
+    return LocalRun(reading.files, answer.workers, reading.run_duration_s, watched)
 
 
 def usage_of(book: UsageBook) -> Usage:
@@ -151,14 +160,18 @@ async def run_local(
         log.info("runs %d instances of %s", len(orders.instances), ", ".join(map(str, local.files)))
         async with asyncio.TaskGroup() as tasks:
             work = _reload_when_asked(orders, local, stop, settings.data_dir, reloading)
-            reloads = tasks.create_task(work, name="reload")
+            reloads = [tasks.create_task(work, name="reload")]
+            if local.watched is not None:
+                looking = watch(local.files, dict(local.watched), stop.reload.set)
+                reloads.append(tasks.create_task(looking, name="watch"))
             timeout_s = local.run_duration_s or None
             try:
                 async with asyncio.timeout(timeout_s):
                     await stop.event.wait()
             except TimeoutError:
                 log.info("its run duration of %g s is over", local.run_duration_s)
-            reloads.cancel()
+            for task in reloads:
+                task.cancel()
         if not stop.keeps_workers:
             await _end_all(orders, supervisor)
     finally:

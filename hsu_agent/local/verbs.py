@@ -143,7 +143,7 @@ async def read_in_child(files: Sequence[Path]) -> tuple[tuple[LocalWorker, ...],
     if child.returncode != 0:
         lines = told.decode("utf-8", "replace").strip() or f"the reader ended with {child.returncode}"
         raise InvalidManifest("reload; everything runs on", lines)
-    workers, warnings = pickle.loads(output)
+    workers, warnings, _ = pickle.loads(output)
     return workers, warnings
 
 

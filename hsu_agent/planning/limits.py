@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hsu_agent.planning.enforcement import Enforcement, FieldSupport
+from hsu_core.model.enforcement import Enforcement, FieldSupport
 from hsu_core.model.limits import LimitPolicy, LimitsSpec
 from hsu_core.model.quantity import format_cpu, format_duration, format_size
 

@@ -17,16 +17,19 @@ from hsu_cluster.client.documents import (
     NodeDocument,
     PlanDocument,
     RevisionDocument,
+    UnenforcedDocument,
     WorkerDocument,
 )
 from hsu_cluster.planning.explain import DeployPlan, WorkerChange
 from hsu_cluster.planning.health import WorkerHealth, health_of
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
+from hsu_core.model.enforcement import HostLayout, enforcement, host_support
 from hsu_core.model.errors import Fault
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State, allowed_operations
 from hsu_core.model.node import NodeRecord, NodeState, Usage
 from hsu_core.model.records import EventRecord, MasterAdvert
+from hsu_core.model.spec import WorkerSpec
 from hsu_core.wire import keys
 
 NOT_REPORTED = "waits for its node to take the order"
@@ -178,8 +181,31 @@ def _worker(reading: Reading, app: AppId, health: WorkerHealth, revision: int) -
         "phase": str(health.phase),
         "reason": health.reason,
         "text": health.text,
+        "unenforced": _unenforced(reading, app, spec, health.replicas),
         "revision": revision,
     }
+
+
+def _unenforced(reading: Reading, app: AppId, spec: WorkerSpec | None, replicas: int) -> list[UnenforcedDocument]:
+    """Return the limits of a worker that the nodes of its instances do not hold, each with its nodes."""
+    if spec is None or spec.limits.is_empty:
+        return []
+    view = reading.view
+    slots = (view.assignments.get(InstanceId(app.namespace, app.app, spec.id, slot)) for slot in range(replicas))
+    alike: dict[HostLayout, list[str]] = {}  # a fleet has few kinds of hosts
+    for name in sorted({assignment.node for assignment in slots if assignment is not None}):
+        node = view.nodes.get(name)
+        if node is not None and node.host is not None:
+            alike.setdefault(node.host, []).append(name)
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for host, names in alike.items():
+        for support in enforcement(spec.limits, host):
+            if support.is_short:
+                found.setdefault((support.name, str(support.how), support.reason), []).extend(names)
+    return [
+        {"limit": limit, "how": how, "reason": reason, "nodes": sorted(nodes)}
+        for (limit, how, reason), nodes in found.items()
+    ]
 
 
 def plan_document(reading: Reading, app: AppId, plan: DeployPlan, warnings: Sequence[Fault]) -> PlanDocument:
@@ -254,6 +280,10 @@ def node_document(
         "version": node.version,
         "address": node.address,
         "reason": node.reason,
+        "limits": [
+            {"limit": support.name, "how": str(support.how), "reason": support.reason}
+            for support in (host_support(node.host) if node.host is not None else ())
+        ],
         "revision": max(
             reading.changed.get(keys.node(node.name), 0), reading.changed.get(keys.node_intent(node.name), 0)
         ),

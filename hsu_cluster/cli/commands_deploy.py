@@ -1,7 +1,8 @@
-"""Verbs that change apps: deploy, plan, validate, scale, restart, stop, start, remove."""
+"""Verbs that change apps: deploy, plan, validate, schema, scale, restart, stop, start, remove."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
@@ -131,6 +132,15 @@ def validate(
     instances = sum(worker.replicas for worker in parsed.spec.workers if worker.is_enabled)
     told = f"{count(len(parsed.spec.workers), 'worker')}, {count(instances, 'instance')}"
     session.terminal.lines([f"{file}: good: app {parsed.spec.app}, {told}"])
+    return 0
+
+
+def schema(context: typer.Context) -> int:
+    """Print the JSON Schema of manifests, for editors."""
+    from hsu_core.wire.manifest_schema import manifest_schema
+
+    session: Session = context.obj
+    session.terminal.lines([json.dumps(manifest_schema(), indent=1, ensure_ascii=False)])
     return 0
 
 
@@ -274,5 +284,5 @@ def remove(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
-    for command in (deploy, plan, validate, scale, restart, stop, start, remove):
+    for command in (deploy, plan, validate, schema, scale, restart, stop, start, remove):
         app.command()(command)

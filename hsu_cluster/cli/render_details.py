@@ -28,11 +28,15 @@ from hsu_cluster.client.documents import (
     InstanceDocument,
     NodeDocument,
     PlanDocument,
+    UnenforcedDocument,
     WorkerDocument,
 )
 
 FIELDS_SHOWN = 4
 """Names of changed fields on one line of a plan; the rest is counted."""
+
+NODES_SHOWN = 5
+"""Names of nodes in one sentence; the rest is counted."""
 
 EVENTS_SHOWN = 10
 """Events below a described object: the newest ones, oldest first."""
@@ -98,7 +102,34 @@ def worker_details(
             ("Restarts", worker["restarts"]),
         ]
     )
-    return [*head, *_section("Instances", table("instances", instances, now)), *_events(events, now)]
+    return [
+        *head,
+        *_section("Limits", list(map(unenforced_line, worker.get("unenforced", ())))),
+        *_section("Instances", table("instances", instances, now)),
+        *_events(events, now),
+    ]
+
+
+def unenforced_line(unenforced: UnenforcedDocument) -> Text:
+    """Return the sentence about a limit that nodes do not hold."""
+    nodes = unenforced["nodes"]
+    more = f" and {len(nodes) - NODES_SHOWN} more" if len(nodes) > NODES_SHOWN else ""
+    where = f"{', '.join(nodes[:NODES_SHOWN])}{more}"
+    return _not_held(unenforced["limit"], unenforced["how"], f" on {where}: {unenforced['reason']}")
+
+
+def _not_held(limit: str, how: str, rest: str) -> Text:
+    told = "only sampled" if how == "sampling" else "not held"
+    return Text(shown(f"{limit} is {told}{rest}"), style="yellow")
+
+
+def limit_lines(node: NodeDocument) -> list[Text]:
+    """Return a sentence for each limit that a node does not hold, and for those that it only samples in place of it."""
+    return [
+        _not_held(each["limit"], each["how"], f": {each['reason']}")
+        for each in node.get("limits", ())
+        if each["reason"] and each["how"] in ("unsupported", "sampling")
+    ]
 
 
 def instance_details(instance: InstanceDocument, events: Sequence[EventDocument], now: float) -> list[Text]:
@@ -143,7 +174,12 @@ def node_details(
             ("Last seen", _when(node["last_seen"], now)),
         ]
     )
-    return [*head, *_section("Instances", table("instances", instances, now)), *_events(events, now)]
+    return [
+        *head,
+        *_section("Limits", limit_lines(node)),
+        *_section("Instances", table("instances", instances, now)),
+        *_events(events, now),
+    ]
 
 
 def _events(events: Sequence[EventDocument], now: float) -> list[Text]:

@@ -72,6 +72,26 @@ class InstanceDocument(TypedDict):
     revision: int
 
 
+class LimitSupportDocument(TypedDict):
+    """How a host holds a limit such as `memory.max_rss`; `reason` says why not better.
+
+    `how`: cgroup-v2, cgroup-v1, rlimit, scheduler, sampling or unsupported.
+    """
+
+    limit: str
+    how: str
+    reason: str
+
+
+class UnenforcedDocument(TypedDict):
+    """A limit of a worker that nodes of its instances cannot hold (or only by samples), with the reason."""
+
+    limit: str
+    how: str
+    reason: str
+    nodes: list[str]
+
+
 class WorkerDocument(TypedDict):
     """A worker of an app: how many instances are wanted, ready, of the current revision, stopped on request."""
 
@@ -88,6 +108,7 @@ class WorkerDocument(TypedDict):
     phase: str
     reason: str
     text: str
+    unenforced: list[UnenforcedDocument]
     revision: int
 
 
@@ -174,7 +195,10 @@ class CapacityDocument(TypedDict):
 
 
 class NodeDocument(TypedDict):
-    """A host. `used` is what its assignments reserve; `last_seen` is null when only the leader knows it."""
+    """A host. `used` is what its assignments reserve; `last_seen` is null when only the leader knows it.
+
+    `limits`: how it holds each limit; empty if its agent does not tell.
+    """
 
     name: str
     state: str
@@ -189,6 +213,7 @@ class NodeDocument(TypedDict):
     version: str
     address: str
     reason: str
+    limits: list[LimitSupportDocument]
     revision: int
 
 

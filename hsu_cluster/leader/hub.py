@@ -180,6 +180,7 @@ class Hub:
             address=hello.address,
             boot_id=hello.boot_id,
             changed_at=now_s,
+            host=hello.host,
         )
         known = self._snapshot.view().nodes.get(hello.node)
         if known is not None and replace(known, changed_at=now_s, reason="") == record:

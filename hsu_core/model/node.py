@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.spec import Pairs
 
 
@@ -29,7 +30,10 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """What the node hub keeps of a node: written when it registers, is lost or comes back."""
+    """What the node hub keeps of a node: written when it registers, is lost or comes back.
+
+    `host`: what it has to hold limits with; None: its agent does not tell.
+    """
 
     name: str
     state: NodeState
@@ -42,6 +46,7 @@ class NodeRecord:
     boot_id: str = ""
     changed_at: float = 0.0
     reason: str = ""
+    host: HostLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
 from hsu_core.model.attributes import IO_CLASSES, RLIMITS, UNLIMITED
 from hsu_core.model.errors import InvalidInput
 from hsu_core.model.quantity import parse_size
-from hsu_core.wire.fields import Boolean, Strict, Text, TextList, choice, closest_fix, shown, whole, wrong
+from hsu_core.wire import forms
+from hsu_core.wire.fields import Boolean, Strict, Text, TextList, choice, closest_fix, shown, whole_number, wrong
+from hsu_core.wire.forms import Takes
 
 HIGHEST_CPU = 4095
 """More processors no kernel is built for (CONFIG_NR_CPUS of x86-64 is at most 8192, of distributions half of it)."""
@@ -62,18 +62,40 @@ def _amount(name: str, text: str) -> int:
         raise wrong(f"{shown(text)} is no amount for {name}", "write a number, a size or unlimited") from error
 
 
+UMASK_FORM = forms.one_of(forms.matching("^[0-7]{1,4}$", 'octal digits in quotes, such as "027"'), forms.REFERENCE)
+
+_RANGES = r"^\s*[0-9]+\s*(-\s*[0-9]+)?\s*(,\s*[0-9]+\s*(-\s*[0-9]+)?\s*)*$"
+PROCESSORS_FORM = forms.one_of(
+    forms.matching(_RANGES, "such as 0-3,6"),
+    {"type": "integer", "minimum": 0, "maximum": HIGHEST_CPU},
+    {"type": "array", "items": forms.one_of({"type": "integer", "minimum": 0}, forms.matching(_RANGES))},
+    forms.REFERENCE,
+)
+
+_LIMIT = r"([0-9]+(\.[0-9]+)?\s*([KkMmGgTt]?[Ii]?[Bb]?)|unlimited|infinity)"
+RLIMITS_FORM: forms.Form = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^([Rr][Ll][Ii][Mm][Ii][Tt]_|[Ll][Ii][Mm][Ii][Tt])?({forms.any_case(*RLIMITS)})$"},
+    "additionalProperties": forms.one_of(
+        {"type": "integer", "minimum": 0},
+        forms.matching(rf"^\s*{_LIMIT}\s*(:\s*{_LIMIT}\s*)?$", "a number, a size or unlimited; SOFT:HARD for both"),
+        forms.REFERENCE,
+    ),
+}
+
+
 class ProcessModel(Strict):
     """What the process is given before its program runs."""
 
     user: Text | None = None
     group: Text | None = None
     groups: TextList | None = None
-    umask: Annotated[int, BeforeValidator(_umask)] | None = None
-    nice: Annotated[int, BeforeValidator(whole(-20, 19))] | None = None
-    io_class: Annotated[str, BeforeValidator(choice(*IO_CLASSES))] | None = None
-    io_priority: Annotated[int, BeforeValidator(whole(0, 7))] | None = None
-    cpu_affinity: Annotated[tuple[int, ...], BeforeValidator(_processors)] | None = None
-    oom_score_adj: Annotated[int, BeforeValidator(whole(-1000, 1000))] | None = None
+    umask: Annotated[int, Takes(_umask, UMASK_FORM)] | None = None
+    nice: Annotated[int, whole_number(-20, 19)] | None = None
+    io_class: Annotated[str, choice(*IO_CLASSES)] | None = None
+    io_priority: Annotated[int, whole_number(0, 7)] | None = None
+    cpu_affinity: Annotated[tuple[int, ...], Takes(_processors, PROCESSORS_FORM)] | None = None
+    oom_score_adj: Annotated[int, whole_number(-1000, 1000)] | None = None
     no_new_privileges: Boolean | None = None
     capabilities: TextList | None = None
-    rlimits: Annotated[dict[str, tuple[int, int]], BeforeValidator(_rlimits)] | None = None
+    rlimits: Annotated[dict[str, tuple[int, int]], Takes(_rlimits, RLIMITS_FORM)] | None = None

@@ -58,6 +58,8 @@ def to_plain(value: Any) -> Plain:
         return [to_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(to_plain(item) for item in value)  # the same value, the same bytes
     raise TypeError(f"the codec has no form for {type(value).__name__}")
 
 
@@ -143,6 +145,9 @@ def _reader(kind: Any) -> Callable[[Plain], Any]:
         return _union_reader(arguments)
     if origin is tuple:
         return _tuple_reader(arguments)
+    if origin is frozenset:
+        read_member = _reader(arguments[0])
+        return lambda tree: frozenset(read_member(item) for item in tree)
     if origin is dict or (isinstance(origin, type) and issubclass(origin, typing.Mapping)):
         read_item = _reader(arguments[1])
         return lambda tree: {key: read_item(item) for key, item in tree.items()}

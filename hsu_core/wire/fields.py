@@ -10,12 +10,14 @@ import difflib
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from hsu_core.model.errors import InvalidInput
 from hsu_core.model.ids import is_name, is_node_name
 from hsu_core.model.quantity import parse_cpu, parse_duration, parse_percent_or_count, parse_size
+from hsu_core.wire import forms
+from hsu_core.wire.forms import Takes
 from hsu_core.wire.tree import resolve_scalar, text_of
 
 SIGNALS = (
@@ -115,8 +117,8 @@ def quantity(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return convert
 
 
-def choice(*allowed: str) -> Callable[[Any], str]:
-    """Return a validator of one of these words; `_` is read as `-`."""
+def choice(*allowed: str) -> Takes:
+    """Return what takes one of these words; `_` is read as `-`."""
 
     def convert(value: Any) -> str:
         word = value.replace("_", "-") if isinstance(value, str) else value
@@ -124,7 +126,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
             raise wrong(f"{shown(value)} is not known here", closest_fix(str(value), allowed))
         return str(word)
 
-    return convert
+    return Takes(convert, forms.words(*allowed))
 
 
 def closest_fix(word: str, allowed: tuple[str, ...] | list[str]) -> str:
@@ -185,22 +187,33 @@ def _pairs(value: Any) -> Any:
     raise wrong(f"needs a list of NAME=value or a map, found {shown(value)}", "write for example {LOG_LEVEL: info}")
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-Boolean = Annotated[bool, BeforeValidator(_boolean)]
-Name = Annotated[str, BeforeValidator(_named(is_name, "letters, digits, `_` and `-`"))]
-NodeName = Annotated[str, BeforeValidator(_named(is_node_name, "letters, digits, `.`, `_` and `-`"))]
-Duration = Annotated[float, BeforeValidator(quantity(parse_duration))]
-Size = Annotated[int, BeforeValidator(quantity(parse_size))]
-Cpu = Annotated[int, BeforeValidator(quantity(parse_cpu))]
-PercentOrCount = Annotated[tuple[int, bool], BeforeValidator(quantity(parse_percent_or_count))]
-Signal = Annotated[str, BeforeValidator(_signal)]
-Port = Annotated[int, BeforeValidator(whole(1, 65535))]
-Replicas = Annotated[int, BeforeValidator(whole(0, 10_000))]
-Count = Annotated[int, BeforeValidator(whole(0, 1_000_000))]
-Threshold = Annotated[int, BeforeValidator(whole(1, 1000))]
-Percent = Annotated[int, BeforeValidator(whole(0, 100))]
-Weight = Annotated[int, BeforeValidator(whole(-100, 100))]
-Factor = Annotated[float, BeforeValidator(_number(1.0, 100.0))]
-Positive = Annotated[float, BeforeValidator(_number(0.0, 1e15))]
-Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
-TextList = Annotated[list[Text], BeforeValidator(_one_or_more)]
+def whole_number(low: int, high: int) -> Takes:
+    """Return the annotation of a whole number from `low` to `high`."""
+    return Takes(whole(low, high), forms.whole(low, high))
+
+
+SIGNAL_FORM = forms.one_of(
+    {"enum": list(SIGNALS)},
+    forms.matching(f"^({forms.any_case('SIG')})?({forms.any_case(*(name[3:] for name in SIGNALS))})$"),
+    forms.REFERENCE,
+)
+
+Text = Annotated[str, Takes(_text, forms.TEXT)]
+Boolean = Annotated[bool, Takes(_boolean, forms.BOOLEAN)]
+Name = Annotated[str, Takes(_named(is_name, "letters, digits, `_` and `-`"), forms.named("A-Za-z0-9_-"))]
+NodeName = Annotated[str, Takes(_named(is_node_name, "letters, digits, `.`, `_` and `-`"), forms.named("A-Za-z0-9_.-"))]
+Duration = Annotated[float, Takes(quantity(parse_duration), forms.DURATION)]
+Size = Annotated[int, Takes(quantity(parse_size), forms.SIZE)]
+Cpu = Annotated[int, Takes(quantity(parse_cpu), forms.CPU)]
+PercentOrCount = Annotated[tuple[int, bool], Takes(quantity(parse_percent_or_count), forms.PERCENT_OR_COUNT)]
+Signal = Annotated[str, Takes(_signal, SIGNAL_FORM)]
+Port = Annotated[int, whole_number(1, 65535)]
+Replicas = Annotated[int, whole_number(0, 10_000)]
+Count = Annotated[int, whole_number(0, 1_000_000)]
+Threshold = Annotated[int, whole_number(1, 1000)]
+Percent = Annotated[int, whole_number(0, 100)]
+Weight = Annotated[int, whole_number(-100, 100)]
+Factor = Annotated[float, Takes(_number(1.0, 100.0), forms.number(1.0, 100.0))]
+Positive = Annotated[float, Takes(_number(0.0, 1e15), forms.number(0.0, 1e15))]
+Pairs = Annotated[dict[str, str], Takes(_pairs, forms.PAIRS)]
+TextList = Annotated[list[Text], Takes(_one_or_more, forms.TEXT_LIST)]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hsu_core.model.assignment import Assignment, InstanceStatus
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.node import Capacity
 from hsu_core.model.spec import Pairs
@@ -38,7 +39,7 @@ class Hello:
     """First frame of an agent. `incarnation` and `term` are the last it obeyed ("" and 0: none).
 
     `agent` is the identity that its data folder keeps ("": a release that does not tell): two agents of one
-    name differ in it even on one host.
+    name differ in it even on one host. `host`: what it has to hold limits with (None: a release that does not tell).
     """
 
     node: str
@@ -53,6 +54,7 @@ class Hello:
     incarnation: str = ""
     term: int = 0
     agent: str = ""
+    host: HostLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from hsu_core.wire import forms
 from hsu_core.wire.fields import Duration, Pairs, Strict, Text, TextList, Threshold, choice, shown, wrong
+from hsu_core.wire.forms import Takes
 from hsu_core.wire.tree import resolve_scalar
 
 
@@ -27,8 +27,12 @@ def _port_reference(value: Any) -> str | int:
     raise wrong(f"{shown(value)} is not a port", "write the name of a port of this worker, or a number")
 
 
-PortNumber = Annotated[int, BeforeValidator(_port_number)]
-PortReference = Annotated[str | int, BeforeValidator(_port_reference)]
+_NUMBER_FORM: forms.Form = {"type": "integer", "minimum": 1, "maximum": 65535}
+_PORT_FORM = forms.one_of({"const": "dynamic"}, _NUMBER_FORM, forms.matching(forms.WHOLE_TEXT), forms.REFERENCE)
+_REFERENCE_FORM = forms.one_of({"type": "string", "description": "the name of a port"}, _NUMBER_FORM)
+
+PortNumber = Annotated[int, Takes(_port_number, _PORT_FORM)]
+PortReference = Annotated[str | int, Takes(_port_reference, _REFERENCE_FORM)]
 
 
 class HttpModel(Strict):
@@ -36,7 +40,7 @@ class HttpModel(Strict):
 
     port: PortReference | None = None
     path: Text | None = None
-    method: Annotated[str, BeforeValidator(choice("GET", "HEAD", "POST", "OPTIONS"))] | None = None
+    method: Annotated[str, choice("GET", "HEAD", "POST", "OPTIONS")] | None = None
     headers: Pairs | None = None
     url: Text | None = None
 

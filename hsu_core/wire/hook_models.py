@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from hsu_core.wire import forms
 from hsu_core.wire.fields import Duration, Strict, TextList
+from hsu_core.wire.forms import Takes, beside
 
 
 def _command(value: Any) -> Any:
@@ -21,7 +21,7 @@ class HookModel(Strict):
     timeout: Duration | None = None
 
 
-Hook = Annotated[HookModel, BeforeValidator(_command)]
+Hook = Annotated[HookModel, Takes(_command, beside(forms.TEXT_LIST))]
 
 
 class HooksModel(Strict):

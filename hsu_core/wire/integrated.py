@@ -15,6 +15,9 @@ from hsu_core.wire.tree import Document, Path
 PORT_NAME = "integrated"
 """Name of the port that the program is told, if the worker gives none of that name a number."""
 
+RUN_OPTIONS = "health_check_run_options"
+"""Key of an integrated unit with the rhythm of its ping."""
+
 
 def resolve_integrated(found: FaultList) -> None:
     """Rewrite the integrated workers of a document."""
@@ -52,14 +55,14 @@ def _managed(item: dict[str, Any]) -> dict[str, Any]:
     unit = item["unit"]["integrated"]
     control = unit["control"]
     arguments = [*(control["execution"].get("args") or []), "--port", f"{{port.{PORT_NAME}}}"]
-    rest = {key: value for key, value in unit.items() if key != "health_check_run_options"}
+    rest = {key: value for key, value in unit.items() if key != RUN_OPTIONS}
     managed = {**rest, "control": {**control, "execution": {**control["execution"], "args": arguments}}}
     ports = item.get("ports")
     worker = {**item, "type": "managed", "unit": {"managed": managed}}
     if ports is None or isinstance(ports, dict):
         worker["ports"] = {PORT_NAME: "dynamic", **(ports or {})}
     if "health" not in item and "health_check" not in unit:
-        worker["health"] = _health(unit.get("health_check_run_options"))
+        worker["health"] = _health(unit.get(RUN_OPTIONS))
     return worker
 
 

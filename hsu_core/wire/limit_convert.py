@@ -44,6 +44,10 @@ def convert_limits(
     if limits is None:
         return LimitsSpec()
     network, storage = limits.network, limits.storage
+    for name, part in (("io", limits.io), ("process", limits.process)):
+        if part is not None and part.check_interval is not None:
+            text = "not carried out by this version: it is looked at in the rhythm of the other limits"
+            found.warn((*path, name, "check_interval"), text)
     if limits.cpu_shares is not None:
         _within(limits.cpu_shares, _SHARES, (*path, "cpu_shares"), found)
     given = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from hsu_core.model.limits import LimitPolicy
+from hsu_core.wire import forms
 from hsu_core.wire.fields import Boolean, Count, Cpu, Duration, Positive, Size, Strict, closest_fix, shown, wrong
+from hsu_core.wire.forms import Takes
 from hsu_core.wire.tree import resolve_scalar
 
 
@@ -19,11 +21,14 @@ def _policy(value: Any) -> LimitPolicy:
     return LimitPolicy(word)
 
 
-def _scalar_limit(key: str) -> Any:
+_COUNT_FORM = forms.whole(0, 1_000_000)
+
+
+def _scalar_limit(key: str, form: forms.Form) -> Takes:
     def convert(value: Any) -> Any:
         return {key: value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
-    return BeforeValidator(convert)
+    return Takes(convert, forms.beside(form))
 
 
 def _niceness(value: Any) -> int:
@@ -33,7 +38,7 @@ def _niceness(value: Any) -> int:
     return int(number)
 
 
-Policy = Annotated[LimitPolicy, BeforeValidator(_policy)]
+Policy = Annotated[LimitPolicy, Takes(_policy, forms.words(*(str(policy).replace("_", "-") for policy in LimitPolicy)))]
 
 
 class Part(Strict):
@@ -63,21 +68,23 @@ class CpuLimit(Part):
 
 
 class IoLimit(Part):
-    """`limits.io`: rates in bytes and operations a second."""
+    """`limits.io`: rates in bytes and operations a second. `check_interval` is not carried out."""
 
     weight: Count | None = None
     max_read_bps: Size | None = None
     max_write_bps: Size | None = None
     max_read_ops: Count | None = None
     max_write_ops: Count | None = None
+    check_interval: Duration | None = None
 
 
 class ProcessLimit(Part):
-    """`limits.process`; a bare number is `max_processes`."""
+    """`limits.process`; a bare number is `max_processes`. `check_interval` is not carried out."""
 
     max_processes: Count | None = None
     max_file_descriptors: Count | None = None
     max_child_processes: Count | None = None
+    check_interval: Duration | None = None
 
 
 class NetworkLimit(Part):
@@ -105,14 +112,14 @@ class MonitoringModel(Strict):
 class Limits(Strict):
     """All limits of a worker; `max_processes` and `max_open_files` are HSU's older flat forms."""
 
-    memory: Annotated[MemoryLimit, _scalar_limit("max_rss")] | None = None
-    cpu: Annotated[CpuLimit, _scalar_limit("max_cores")] | None = None
+    memory: Annotated[MemoryLimit, _scalar_limit("max_rss", forms.SIZE)] | None = None
+    cpu: Annotated[CpuLimit, _scalar_limit("max_cores", forms.CPU)] | None = None
     io: IoLimit | None = None
-    process: Annotated[ProcessLimit, _scalar_limit("max_processes")] | None = None
-    network: Annotated[NetworkLimit, _scalar_limit("max_connections")] | None = None
+    process: Annotated[ProcessLimit, _scalar_limit("max_processes", _COUNT_FORM)] | None = None
+    network: Annotated[NetworkLimit, _scalar_limit("max_connections", _COUNT_FORM)] | None = None
     storage: StorageLimit | None = None
     monitoring: MonitoringModel | None = None
-    priority: Annotated[int, BeforeValidator(_niceness)] | None = Field(default=None)
+    priority: Annotated[int, Takes(_niceness, forms.whole(-20, 19))] | None = Field(default=None)
     cpu_shares: Count | None = None
     sustained_violation_time: Duration | None = None
     spike_tolerance_time: Duration | None = None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
 from hsu_core.wire.fields import Boolean, Count, Duration, Size, Strict, Text, TextList, Threshold, choice
 
-Format = Annotated[str, BeforeValidator(choice("plain", "enhanced-plain", "json", "structured-json"))]
-Level = Annotated[str, BeforeValidator(choice("trace", "debug", "info", "warn", "error", "fatal"))]
+Format = Annotated[str, choice("plain", "enhanced-plain", "json", "structured-json")]
+Level = Annotated[str, choice("trace", "debug", "info", "warn", "error", "fatal")]
 
 
 class RotationModel(Strict):
@@ -23,7 +21,7 @@ class RotationModel(Strict):
 class AuthenticationModel(Strict):
     """How we show who we are to an HTTP target."""
 
-    type: Annotated[str, BeforeValidator(choice("basic", "token", "certificate"))]
+    type: Annotated[str, choice("basic", "token", "certificate")]
     username: Text | None = None
     password: Text | None = None
     token: Text | None = None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from hsu_core.wire import forms
 from hsu_core.wire.attribute_models import ProcessModel
 from hsu_core.wire.fields import (
     Boolean,
@@ -31,6 +30,7 @@ from hsu_core.wire.fields import (
     shown,
     wrong,
 )
+from hsu_core.wire.forms import Takes, beside
 from hsu_core.wire.health_models import HealthModel, PortNumber
 from hsu_core.wire.hook_models import HooksModel
 from hsu_core.wire.limit_models import Limits
@@ -47,6 +47,13 @@ def _depends_on(value: Any) -> Any:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise wrong(f"needs a list of worker ids, found {shown(value)}", "write for example [db, cache]")
     return {name: {} for name in names}
+
+
+def _depends_on_form(conditions: forms.Form) -> forms.Form:
+    """Return the form of a worker id, a list of them, or a map in which a condition may be left out."""
+    name: forms.Form = {"type": "string"}
+    long = {**conditions, "additionalProperties": forms.one_of(conditions["additionalProperties"], {"type": "null"})}
+    return forms.one_of(name, {"type": "array", "items": name}, long)
 
 
 class FileModel(Strict):
@@ -71,12 +78,12 @@ class PlacementModel(Strict):
     """Where instances may (`constraints`) and should (the rest) run."""
 
     constraints: TextList | None = None
-    affinity: list[Annotated[AffinityModel, BeforeValidator(_affinity)]] | None = None
+    affinity: list[Annotated[AffinityModel, Takes(_affinity, beside({"type": "string"}))]] | None = None
     anti_affinity: TextList | None = None
     near: TextList | None = None
     spread: TextList | None = None
     max_per_node: Replicas | None = None
-    strategy: Annotated[str, BeforeValidator(choice("spread", "binpack"))] | None = None
+    strategy: Annotated[str, choice("spread", "binpack")] | None = None
 
 
 class ResourcesModel(Strict):
@@ -128,7 +135,7 @@ class StepModel(Strict):
 
     set_weight: Percent | None = None
     set_canary_scale: CanaryScale | None = None
-    pause: Annotated[PauseModel, BeforeValidator(_pause)] | None = None
+    pause: Annotated[PauseModel, Takes(_pause, beside({"type": "null"}, forms.DURATION))] | None = None
     analysis: Text | None = None
     approve: Any = None
 
@@ -136,7 +143,7 @@ class StepModel(Strict):
 class RolloutModel(Strict):
     """Waves are carried out; steps and the times of blue-green are not."""
 
-    strategy: Annotated[str, BeforeValidator(choice("rolling", "recreate", "canary", "blue-green"))] | None = None
+    strategy: Annotated[str, choice("rolling", "recreate", "canary", "blue-green")] | None = None
     max_surge: PercentOrCount | None = None
     max_unavailable: PercentOrCount | None = None
     min_healthy: Duration | None = None
@@ -153,16 +160,14 @@ class RolloutModel(Strict):
 class DependencyModel(Strict):
     """What is waited for before the first start: that it runs, takes work, or has ended (well)."""
 
-    condition: (
-        Annotated[str, BeforeValidator(choice("healthy", "started", "completed", "completed-successfully"))] | None
-    ) = None
+    condition: Annotated[str, choice("healthy", "started", "completed", "completed-successfully")] | None = None
 
 
 class WorkerModel(Strict):
     """One worker: HSU's keys first, then what the cluster adds."""
 
     id: Name
-    type: Annotated[str, BeforeValidator(choice("managed", "unmanaged", "integrated"))] | None = None
+    type: Annotated[str, choice("managed", "unmanaged", "integrated")] | None = None
     profile_type: Text | None = None
     enabled: Boolean | None = None
     replicas: Replicas | None = None
@@ -181,9 +186,9 @@ class WorkerModel(Strict):
     timezone: Text | None = None
     catch_up: Boolean | None = None
     logs: LogsModel | None = None
-    guarantee: Annotated[str, BeforeValidator(choice("available", "strict"))] | None = None
+    guarantee: Annotated[str, choice("available", "strict")] | None = None
     rollout: RolloutModel | None = None
-    depends_on: Annotated[dict[str, DependencyModel], BeforeValidator(_depends_on)] | None = None
+    depends_on: Annotated[dict[str, DependencyModel], Takes(_depends_on, _depends_on_form)] | None = None
 
 
 class MasterBlock(Strict):

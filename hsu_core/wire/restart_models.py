@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from hsu_core.wire import forms
 from hsu_core.wire.fields import Count, Duration, Factor, Positive, Strict, Threshold, choice, shown, wrong
+from hsu_core.wire.forms import Takes
 from hsu_core.wire.tree import resolve_scalar
 
-Policy = Annotated[str, BeforeValidator(choice("never", "on-failure", "always", "unless-stopped"))]
+Policy = Annotated[str, choice("never", "on-failure", "always", "unless-stopped")]
 
 
 def _codes(value: Any) -> tuple[int, ...]:
@@ -19,13 +19,23 @@ def _codes(value: Any) -> tuple[int, ...]:
         text = str(item) if isinstance(item, int | str) and not isinstance(item, bool) else "?"
         low, dash, high = text.partition("-")
         numbers = [resolve_scalar(part.strip()) for part in ((low, high) if dash else (low, low))]
-        if not all(isinstance(number, int) and 0 <= number <= 255 for number in numbers) or numbers[0] > numbers[1]:
+        if not all(
+            type(number) is not bool and isinstance(number, int) and 0 <= number <= 255 for number in numbers
+        ) or (numbers[0] > numbers[1]):
             raise wrong(f"{shown(item)} is not an exit code", "write numbers from 0 to 255, or ranges such as 64-78")
         found += range(numbers[0], numbers[1] + 1)
     return tuple(sorted(set(found)))
 
 
-ExitCodes = Annotated[tuple[int, ...], BeforeValidator(_codes)]
+_CODE = r"[+]?[0-9][0-9a-fA-Fxo]*"
+_CODE_FORM = forms.one_of(
+    {"type": "integer", "minimum": 0, "maximum": 255},
+    forms.matching(rf"^\s*{_CODE}\s*(-\s*{_CODE}\s*)?$", "a code, or a range such as 64-78"),
+    forms.REFERENCE,
+)
+_CODES_FORM = forms.one_of(_CODE_FORM, {"type": "array", "items": _CODE_FORM})
+
+ExitCodes = Annotated[tuple[int, ...], Takes(_codes, _CODES_FORM)]
 
 
 class RetryModel(Strict):

@@ -85,8 +85,8 @@ def _parse_port_range(value: Any) -> PortRange:
 
 _Url = Annotated[str, BeforeValidator(_parse_url)]
 _Listen = Annotated[Listen, BeforeValidator(parse_listen)]
-_LogFormat = Annotated[str, BeforeValidator(choice("text", "json"))]
-_LogLevel = Annotated[str, BeforeValidator(choice("debug", "info", "warning", "error"))]
+_LogFormat = Annotated[str, choice("text", "json")]
+_LogLevel = Annotated[str, choice("debug", "info", "warning", "error")]
 
 
 class _Sqlite(Strict):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
 from hsu_core.wire.fields import (
     Boolean,
     Count,
@@ -103,7 +101,7 @@ class RunOptions(Strict):
 class HealthCheck(Strict):
     """HSU's one check, used for readiness and liveness."""
 
-    type: Annotated[str, BeforeValidator(choice("http", "grpc", "tcp", "exec", "process"))]
+    type: Annotated[str, choice("http", "grpc", "tcp", "exec", "process")]
     http: HsuHttp | None = None
     grpc: HsuGrpc | None = None
     tcp: HsuTcp | None = None
@@ -122,12 +120,12 @@ class Managed(Strict):
 class DiscoveryModel(Strict):
     """How a process that somebody else starts is found."""
 
-    method: Annotated[str, BeforeValidator(choice("pid-file", "process-name", "port", "service-name"))]
+    method: Annotated[str, choice("pid-file", "process-name", "port", "service-name")]
     pid_file: Text | None = None
     process_name: Text | None = None
     process_args: TextList | None = None
     port: Port | None = None
-    protocol: Annotated[str, BeforeValidator(choice("tcp", "udp"))] | None = None
+    protocol: Annotated[str, choice("tcp", "udp")] | None = None
     service_name: Text | None = None
     check_interval: Duration | None = None
 

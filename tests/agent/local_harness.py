@@ -59,7 +59,7 @@ class LocalAgent:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the agent and return how it ended."""
         command = [*PROGRAM, *arguments]
-        if arguments[0] not in ("validate", "convert"):
+        if arguments[0] not in ("validate", "convert", "schema"):
             command += ["--data-dir", str(self.data_dir)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
 

@@ -154,6 +154,17 @@ def test_the_exposure_that_systemd_computes_stays_below(tmp_path: Path, service:
     assert float(found[1]) <= most
 
 
+@pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("name", ["hsu-agent", "hsu-cluster"])
+def test_systemd_accepts_the_units_of_the_project(tmp_path: Path, name: str) -> None:
+    text = (ROOT / "deploy" / "systemd" / f"{name}.service").read_text(encoding="utf-8")
+    program = tmp_path / name
+    program.symlink_to(sys.executable)
+    path = tmp_path / f"{name}.service"
+    path.write_text(text.replace(f"/usr/local/bin/{name}", str(program)))
+    assert verify(path) == []
+
+
 # -- launchd --------------------------------------------------------------------------------------
 
 
@@ -183,6 +194,8 @@ def test_it_prints_unless_it_is_told_to_write(shop: Path, tmp_path: Path, capsys
     root = tmp_path / "root"
     assert main(["install", "--local", str(shop), "--root", str(root)]) == 0
     assert f"--local {shop} --data-dir /var/lib/hsu-agent/local" in capsys.readouterr().out
+    assert main(["install", "--local", str(shop), "--watch"]) == 0
+    assert f"--local {shop} --watch --data-dir" in capsys.readouterr().out
     assert not root.exists()
 
 
@@ -231,6 +244,7 @@ def test_a_file_of_hsu_given_as_configuration_is_local(shop: Path, capsys: pytes
     [
         ([], "give --config FILE (cluster) or --local FILE"),
         (["--local", "x", "--config", "y"], "exclude each other"),
+        (["--config", "y", "--watch"], "has no local files"),
         (["--local", "x", "--user", "a b"], "is no name of a user"),
         (["--local", "x", "--user", "me", "--user-unit"], "runs as you"),
     ],

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from hsu_agent.host import controllers_v1, controllers_v2
 from hsu_agent.host.cgroup import CgroupTree
 from hsu_agent.host.controllers import ControllerGroups, describe_host, disk_of
-from hsu_agent.planning.enforcement import Controller, Enforcement, HostLayout, enforcement, shortfalls
+from hsu_core.model.enforcement import Controller, Enforcement, HostLayout, enforcement, host_support, shortfalls
 from hsu_core.model.limits import (
     CpuLimits,
     IoLimits,
@@ -25,6 +25,7 @@ from hsu_core.model.limits import (
     NetworkLimits,
     ProcessLimits,
 )
+from hsu_core.wire.codec import decode, encode
 from tests.agent.harness import instance, python
 from tests.support.waiting import eventually
 
@@ -82,6 +83,25 @@ def test_a_host_without_controllers_samples_and_says_what_it_cannot_do() -> None
     assert "limits.memory.max_rss is only sampled on this host: not delegated" in sentences
     assert "limits.cpu_shares is not held on this host: this host has no cpu controller" in sentences
     assert not shortfalls(enforcement(ALL, host(2, "memory", "cpu", "io", "pids")))
+
+
+def test_the_report_of_a_host_has_every_limit_that_there_is() -> None:
+    spec = LimitsSpec()
+    parts = ("memory", "cpu", "io", "process", "network", "storage")
+    known = sum(item.name.startswith(("max_", "weight")) for part in parts for item in fields(getattr(spec, part)))
+    names = [support.name for support in host_support(HostLayout())]
+    assert len(names) == len(set(names)) == known + len(("priority", "cpu_shares"))
+    assert {support.name for support in host_support(HostLayout()) if support.is_short} >= {"io.weight", "priority"}
+    held = host_support(host(2, "memory", "cpu", "io", "pids"))
+    assert not [support for support in held if support.is_short]
+
+
+def test_what_is_told_of_a_host_has_no_places_and_says_the_same() -> None:
+    here = describe_host(Path("/"))
+    told = decode(HostLayout, encode(here.without_folders()))
+    assert told == here.without_folders()
+    assert enforcement(ALL, told) == enforcement(ALL, here)
+    assert not any(controller.folder for _, controller in told.controllers)
 
 
 def test_each_controller_is_judged_by_itself() -> None:

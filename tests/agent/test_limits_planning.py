@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from hsu_agent.planning.enforcement import Controller, HostLayout, enforcement
 from hsu_agent.planning.limits import (
     ESCALATION_STEP_S,
     THROTTLE_S,
@@ -18,6 +17,7 @@ from hsu_agent.planning.limits import (
     judge,
     next_factor,
 )
+from hsu_core.model.enforcement import Controller, HostLayout, enforcement
 from hsu_core.model.limits import (
     CpuLimits,
     LimitPolicy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -13,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from hsu_agent.host.controllers import ControllerGroups
+from hsu_agent.commands import main
+from hsu_agent.host.controllers import ControllerGroups, describe_host
 from hsu_agent.host.procfs import read_boot_id, read_stat
 from hsu_agent.limits.report import shortfalls_here
 from hsu_agent.limits.sampler import folder_bytes
 from hsu_agent.limits.throttle import Throttles
 from hsu_agent.limits.usage import HISTORY_POINTS, History, UsageBook
-from hsu_agent.planning.enforcement import HostLayout
 from hsu_agent.planning.limits import Usage
 from hsu_agent.planning.observed import Observed, Process
+from hsu_core.model.enforcement import HostLayout, host_support
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.limits import IoLimits, LimitsSpec
 from hsu_core.model.spec import Execution, WorkerSpec
@@ -167,3 +169,18 @@ def test_validation_tells_what_this_host_cannot_hold(tmp_path: Path) -> None:
     told = shortfalls_here([plain, limited], Path("/proc"))
     assert len(told) == 1
     assert told[0].startswith("web: limits.io.max_read_bps is not held on this host: ")
+
+
+def test_the_doctor_tells_how_this_host_holds_each_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["doctor", "--data-dir", str(tmp_path / "not" / "there")]
+    assert main([*line, "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = [
+        {"limit": each.name, "how": str(each.how), "reason": each.reason}
+        for each in host_support(describe_host(tmp_path))
+    ]
+    assert found == expected
+    assert main(line) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == ["LIMIT", "HELD", "BY", "REASON"]
+    assert [row.split()[0] for row in rows[1:]] == [each["limit"] for each in expected]

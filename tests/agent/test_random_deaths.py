@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from hsu_agent.logs.merge import merged_tail
 from tests.agent.local_harness import LocalAgent, is_alive, local_agent, manifest, survivors, worker
+from tests.support.waiting import random_moment
 
 DEATHS = 200
 AGENT_DEATHS = 3
@@ -95,11 +95,11 @@ def test_two_hundred_deaths_at_random_moments(agent: LocalAgent, tmp_path: Path)
     deaths = 0
     while deaths < DEATHS:
         for _ in range(AGENT_DEATHS):
-            time.sleep(chance.uniform(0.0, 0.6))
+            random_moment(chance, 0.6)
             for pid in children_of(agent):
                 kill_if_there(pid)
                 deaths += 1
-        time.sleep(chance.uniform(0.0, 0.3))
+        random_moment(chance, 0.3)
         assert agent.keeper is not None
         victims = children_of(agent) if chance.random() < 0.5 else []
         agent.keeper.kill()

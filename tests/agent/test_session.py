@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from hsu_agent.host.controllers import describe_host
 from hsu_core.model.lifecycle import State
 from hsu_core.wire import frames
 from tests.agent.harness import AgentProcess, instance, is_running, order, shell, status_where
@@ -41,6 +42,8 @@ def test_a_redirect_is_followed_at_once(tmp_path: Path, agents: list[AgentProces
         assert hello.agent == agent.identity()
         assert hello.capacity.cpu_milli >= 1000
         assert hello.capacity.memory_bytes > 0
+        assert hello.host is not None
+        assert hello.host == describe_host(agent.data_dir).without_folders()
 
     play(tmp_path, agents, scenario)
 

@@ -18,6 +18,7 @@ from aiohttp import web
 from hsu_cluster.api.auth import digest
 from hsu_cluster.api.server import create_app, serve
 from hsu_core.model.assignment import Assignment, InstanceStatus
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.errors import NodeUnreachable, NoLeader
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
@@ -201,9 +202,10 @@ class Api:
         """Return the store's revision."""
         return (await self.store.range(keys.CLUSTER, limit=1)).revision
 
-    async def add_node(self, name: str, state: NodeState = NodeState.READY) -> None:
-        """Register a node as the leader would."""
-        record = NodeRecord(name, state, (("zone", "a"),), Capacity(4000, 8 * 2**30), "linux", "x86_64")
+    async def add_node(self, name: str, state: NodeState = NodeState.READY, *, host: HostLayout | None = None) -> None:
+        """Register a node as the leader would; `host` is what its agent tells of it."""
+        capacity = Capacity(4000, 8 * 2**30)
+        record = NodeRecord(name, state, (("zone", "a"),), capacity, "linux", "x86_64", host=host)
         await self.store.put(keys.node(name), encode(record))
         self.leader.seen[name] = self.clock()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from hsu_core.model.enforcement import Controller, HostLayout
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State, allowed_operations
 from hsu_core.model.node import NodeState
@@ -139,6 +140,45 @@ async def test_nodes_show_what_they_have_and_what_is_used(tmp_path: Path) -> Non
         assert node["last_seen"] == api.clock()
         assert await api.get("/v1/nodes/node-a") == node
         assert (await api.send("GET", "/v1/nodes/node-b")).code == "not-found"
+
+
+LIMITED = """
+app: shop
+workers:
+  - id: web
+    replicas: 3
+    unit: {managed: {control: {execution: {executable_path: /bin/true}}}}
+    limits: {memory: {max_rss: 64MB}, cpu: {max_cores: 1, policy: restart}, io: {weight: 5}, priority: 3}
+"""
+
+
+@asynchronous
+async def test_a_worker_tells_of_limits_that_its_nodes_do_not_hold(tmp_path: Path) -> None:
+    bare = HostLayout(missing=(("memory", "not delegated"),))
+    full = HostLayout(tuple((name, Controller(2, "", frozenset({"weight"}))) for name in ("memory", "cpu", "io")))
+    async with running_api(tmp_path) as api:
+        await api.deploy(LIMITED)
+        for slot, (node, host) in enumerate((("node-a", bare), ("node-b", full), ("node-c", bare))):
+            await api.add_node(node, host=host)
+            await api.assign(slot, node)
+        await api.add_node("node-d")
+        (web,) = (await api.get(APP))["workers"]
+        assert web["unenforced"] == [
+            {"limit": "memory.max_rss", "how": "sampling", "reason": "not delegated", "nodes": ["node-a", "node-c"]},
+            {
+                "limit": "io.weight",
+                "how": "unsupported",
+                "reason": "this host has no io controller",
+                "nodes": ["node-a", "node-c"],
+            },
+        ]
+        held = {each["limit"]: each for each in (await api.get("/v1/nodes/node-b"))["limits"]}
+        assert held["memory.max_rss"] == {"limit": "memory.max_rss", "how": "cgroup-v2", "reason": ""}
+        assert held["memory.max_swap"]["how"] == "unsupported"
+        assert held["priority"]["reason"] == "a priority below 0 needs root or CAP_SYS_NICE"
+        assert (await api.get("/v1/nodes/node-d"))["limits"] == [], "its agent does not tell"
+        listed = (await api.get("/v1/apps"))["items"][0]["workers"][0]["unenforced"]
+        assert listed == web["unenforced"]
 
 
 @asynchronous

@@ -51,6 +51,7 @@ def worker(name: str = "shop/web", **fields: Any) -> Any:
         "restarts": 0,
         "phase": "Healthy",
         "reason": "AllAvailable",
+        "unenforced": [],
         "revision": 41,
         **fields,
     }
@@ -89,6 +90,7 @@ def node(name: str = "node-a", **fields: Any) -> Any:
         "version": "0.1.0",
         "address": "10.0.0.1",
         "reason": "",
+        "limits": [],
         "revision": 12,
         **fields,
     }

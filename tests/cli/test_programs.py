@@ -34,7 +34,7 @@ def test_no_verb_shows_the_help_and_ends_with_2() -> None:
 
 def test_every_verb_explains_itself() -> None:
     verbs = ["deploy", "plan", "validate", "scale", "restart", "stop", "start", "remove", "get", "describe", "status"]
-    for verb in [*verbs, "events", "logs", "standalone", "master", "version", "node"]:
+    for verb in [*verbs, "schema", "doctor", "events", "logs", "standalone", "master", "version", "node"]:
         assert run_here(verb, "--help").status == 0
 
 

@@ -17,6 +17,7 @@ from hsu_cluster.cli.kinds import Query
 from hsu_cluster.cli.log_lines import print_logs
 from hsu_cluster.cli.session import Session, Terminal
 from hsu_cluster.client.client import ClusterClient
+from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
 from tests.api.harness import ADMIN, asynchronous, eventually
@@ -100,6 +101,23 @@ async def test_mistakes_are_answered_with_what_to_do(
         assert result.errors.startswith("error: cannot ")
         assert told in result.errors
         assert result.output == ""
+
+
+@asynchronous
+async def test_the_doctor_ends_with_1_when_a_worker_states_a_limit_that_is_not_held(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.api.add_node("node-a", host=HostLayout())
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        assert "no worker states a limit that is not held" in (await cli.run("doctor")).output
+        limited = "    limits: {cpu_shares: 100}\n  - id: db"
+        cli.shop.write_text(cli.shop.read_text().replace("  - id: db", limited))
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        told = (await cli.run("doctor", expect=1)).output
+        assert "worker shop/web (default):" in told
+        assert "cpu_shares is not held on node-a: this host has no cpu controller" in told
+        assert "cpu_shares is not held on node-a" in (await cli.run("describe", "shop/web")).output
+        assert "cpu_shares is not held: this host" in (await cli.run("describe", "node/node-a")).output
 
 
 @asynchronous

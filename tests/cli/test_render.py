@@ -16,6 +16,7 @@ from hsu_cluster.cli.render_details import (
     plan_lines,
     worker_details,
 )
+from hsu_cluster.cli.render_doctor import limit_report
 from hsu_cluster.cli.render_progress import INSTANCES_SHOWN, progress_line, progress_tree
 from tests.cli.documents import NOW, app, cluster, event, instance, node, revision, worker
 
@@ -86,6 +87,20 @@ def test_described_objects(golden: Golden) -> None:
     restarted = instance(restarts=1, last_exit={"code": 3, "signal": None, "at": NOW - 100, "reason": "liveness"})
     golden("describe-instance", plain(instance_details(restarted, [], NOW)))
     golden("describe-node", plain(node_details(node(), TROUBLED[:2], events[:1], NOW)))
+
+
+SWAP = {"limit": "memory.max_swap", "how": "unsupported", "reason": "this host has no memory controller"}
+HELD = {"limit": "cpu.max_cores", "how": "cgroup-v2", "reason": ""}
+SAMPLED = {"limit": "memory.max_rss", "how": "sampling", "reason": "/sys/fs/cgroup is not delegated to this user"}
+SHORT = [{**SWAP, "nodes": [f"node-{number}" for number in range(8)]}, {**SAMPLED, "nodes": ["node-b"]}]
+
+
+def test_limits_that_are_not_held_are_told(golden: Golden) -> None:
+    golden("describe-worker-limits", plain(worker_details(worker(unenforced=SHORT), [], [], NOW)))
+    golden("describe-node-limits", plain(node_details(node(limits=[SWAP, HELD, SAMPLED]), [], [], NOW)))
+    nodes = [node(limits=[SWAP, HELD, SAMPLED]), node("node-b", limits=[HELD]), node("node-c")]
+    golden("doctor", plain(limit_report(nodes, [app(), app("cams", workers=[worker("cams/web", unenforced=SHORT)])])))
+    golden("doctor-good", plain(limit_report([node(limits=[HELD])], [app()])))
 
 
 def test_cluster_status(golden: Golden) -> None:

@@ -38,7 +38,7 @@ def test_the_page_can_be_typed_in_order(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hsu-", dir="/tmp") as short:
         for command in commands():
             words = [sys.executable, "-m", "hsu_agent.keeper", *shlex.split(command.removesuffix(" &"))[1:]]
-            if words[3] not in ("validate", "convert"):
+            if words[3] not in ("validate", "convert", "schema"):
                 words += ["--data-dir", f"{short}/data"]
             if command.endswith(" &"):
                 agent = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.DEVNULL, env=_environment())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,3 +32,8 @@ async def eventually(condition: Callable[[], T], *, within_s: float = 20.0, why:
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {within_s:g} s: {why or _last(condition)}")
         await asyncio.sleep(PAUSE_S)
+
+
+def random_moment(chance: random.Random, longest_s: float) -> None:
+    """Let a random time pass, for tests of what may happen at any moment."""
+    time.sleep(chance.uniform(0.0, longest_s))

@@ -1,7 +1,7 @@
 """Who holds each limit on a given host: a controller of the kernel, an rlimit, the agent's samples, or nobody. Pure.
 
-A host is given as data (`HostLayout`), so that the answer is the same at validation, in reports and where the
-limits are set. `hsu_agent.host.controllers` finds the layout of this host.
+A host is given as data (`HostLayout`), so that the answer is the same at validation, in reports, where the limits
+are set, and at the master, to which every agent tells its layout. `hsu_agent.host.controllers` finds that of this host.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hsu_core.model.limits import LimitPolicy, LimitsSpec
+from hsu_core.model.limits import (
+    CpuLimits,
+    IoLimits,
+    LimitPolicy,
+    LimitsSpec,
+    MemoryLimits,
+    NetworkLimits,
+    ProcessLimits,
+    StorageLimits,
+)
 
 
 class Enforcement(StrEnum):
@@ -53,6 +62,11 @@ class HostLayout:
         """Return a controller, or None if it cannot be used."""
         return dict(self.controllers).get(name)
 
+    def without_folders(self) -> HostLayout:
+        """Return the same without places, which are of no interest to others and may differ between starts."""
+        bare = tuple((name, replace(controller, folder="")) for name, controller in self.controllers)
+        return replace(self, controllers=bare, unified_folder="")
+
     def why_missing(self, name: str) -> str:
         """Return why a controller cannot be used."""
         return dict(self.missing).get(name, f"this host has no {name} controller")
@@ -66,6 +80,11 @@ class FieldSupport:
     how: Enforcement
     reason: str = ""
     limit: float = 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """Return whether the host cannot hold it, or only by samples although it is to be held."""
+        return self.how is Enforcement.UNSUPPORTED or (self.how is Enforcement.SAMPLING and bool(self.reason))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.how}" + (f" ({self.reason})" if self.reason else "")
@@ -115,15 +134,32 @@ def enforcement(limits: LimitsSpec, host: HostLayout) -> tuple[FieldSupport, ...
     return tuple(found)
 
 
-def shortfalls(supports: tuple[FieldSupport, ...]) -> tuple[str, ...]:
+_EVERY_LIMIT = LimitsSpec(
+    memory=MemoryLimits(1, 1, 1),
+    cpu=CpuLimits(1, 1.0, 1.0),
+    io=IoLimits(1, 1, 1, 1, 1),
+    process=ProcessLimits(1, 1, 1),
+    network=NetworkLimits(1),
+    storage=StorageLimits(1, 1),
+    priority=-1,
+    cpu_shares=2,
+)
+
+
+def host_support(host: HostLayout) -> tuple[FieldSupport, ...]:
+    """Return how a host holds each limit that there is, under the policy that is the default: to hold it."""
+    return enforcement(_EVERY_LIMIT, host)
+
+
+def shortfalls(supports: tuple[FieldSupport, ...], where: str = "this host") -> tuple[str, ...]:
     """Return a sentence for each limit that a host cannot hold, or only by samples although it is to be held."""
-    found: list[str] = []
-    for support in supports:
-        if support.how is Enforcement.UNSUPPORTED:
-            found.append(f"limits.{support.name} is not held on this host: {support.reason}")
-        elif support.how is Enforcement.SAMPLING and support.reason:
-            found.append(f"limits.{support.name} is only sampled on this host: {support.reason}")
-    return tuple(found)
+    return tuple(
+        f"limits.{each.name} is {HOW_SHORT[each.how]} on {where}: {each.reason}" for each in supports if each.is_short
+    )
+
+
+HOW_SHORT: Mapping[Enforcement, str] = {Enforcement.UNSUPPORTED: "not held", Enforcement.SAMPLING: "only sampled"}
+"""How it is said that a limit is not held."""
 
 
 def needed_controllers(limits: LimitsSpec) -> frozenset[str]:
