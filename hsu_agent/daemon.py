@@ -36,6 +36,7 @@ from hsu_agent.logs.collector import LogCollector
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics, serve_metrics
 from hsu_agent.notify import NotifySocket
+from hsu_agent.process_files import ProcessFiles
 from hsu_agent.systemd import ServiceManager, own
 from hsu_core.model.errors import Conflict, HsuError, InvalidInput, InvalidManifest, InvalidSettings, NotSupported
 from hsu_core.runtime.logs import set_up_logging
@@ -94,6 +95,7 @@ async def _run(
     companions, notices = Companions(), NotifySocket(settings.data_dir, ledger.agent)
     companions.add(notices)
     companions.add(LaunchNotes())
+    companions.add(ProcessFiles())
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host.close)
         stack.callback(capture.close)

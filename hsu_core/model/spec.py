@@ -25,6 +25,7 @@ from hsu_core.model.checks import TcpCheck as TcpCheck
 from hsu_core.model.hooks import NO_HOOKS, HooksSpec
 from hsu_core.model.limits import NO_LIMITS, LimitsSpec
 from hsu_core.model.logging_rules import NO_RULES, LogRules
+from hsu_core.model.process_files import ProcessFileSpec
 from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
@@ -228,6 +229,7 @@ class WorkerSpec:
     process: ProcessAttributes = NO_ATTRIBUTES
     unmanaged: UnmanagedSpec | None = None
     """Of a process that somebody else starts; `execution` is empty then."""
+    process_file: ProcessFileSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ HASH_DIGITS = 16
 
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
-    WorkerSpec: frozenset({"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged"}),
+    WorkerSpec: frozenset(
+        {"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file"}
+    ),
     LogSpec: frozenset({"rules", "rate_bytes_s", "max_age_s", "is_compressed"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.
@@ -38,8 +40,8 @@ def content_hash(spec: AppSpec) -> str:
 def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
-    Left out, since they take effect on a running one: replicas, placement, rollout, health, restart,
-    stop, hooks, schedule, resources, limits, depends_on, guarantee, is_enabled; rules, rate, age and compression of
+    Left out, since they take effect on a running one: replicas, placement, rollout, health, restart, stop, hooks,
+    schedule, resources, limits, depends_on, guarantee, is_enabled, process_file; rules, rate, age and compression of
     logs. What a worker is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}

@@ -80,6 +80,7 @@ def convert_worker(
         execution=unit.execution,
         type=WorkerType(model.type or "managed"),
         unmanaged=unit.unmanaged,
+        process_file=unit.process_file,
         profile_type=model.profile_type or default.profile_type,
         is_enabled=model.enabled is not False,
         replicas=1 if model.replicas is None else model.replicas,

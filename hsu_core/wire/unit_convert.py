@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from hsu_core.model.ids import is_name
 from hsu_core.model.limits import LimitsSpec
+from hsu_core.model.process_files import SCENARIOS, ProcessFileSpec, Scope
 from hsu_core.model.spec import (
     Execution,
     HealthSpec,
@@ -15,6 +17,7 @@ from hsu_core.model.spec import (
 )
 from hsu_core.model.unmanaged import UnmanagedSpec
 from hsu_core.wire.faults import FaultList
+from hsu_core.wire.fields import closest_fix
 from hsu_core.wire.health_convert import convert_hsu_health
 from hsu_core.wire.limit_convert import convert_limits
 from hsu_core.wire.restart_convert import convert_hsu_restart
@@ -31,13 +34,13 @@ class UnitParts(NamedTuple):
     health: HealthSpec | None
     limits: LimitsSpec
     unmanaged: UnmanagedSpec | None = None
+    process_file: ProcessFileSpec | None = None
 
 
 def convert_unit(unit: Managed, path: Path, found: FaultList, profile: str = "") -> UnitParts:
     """Return the parts of a managed unit at `path`; `profile` is the worker's `profile_type`."""
     control = unit.control
     at = (*path, "control")
-    _warn_unused(control, at, found)
     execution = control.execution
     if not execution.executable_path.strip():
         found.fault((*at, "execution", "executable_path"), "the path is empty", "write a program, such as ./bin/web")
@@ -54,6 +57,7 @@ def convert_unit(unit: Managed, path: Path, found: FaultList, profile: str = "")
         stop=_stop(control),
         health=convert_hsu_health(unit.health_check, (*path, "health_check"), found) if unit.health_check else None,
         limits=_limits(control, (*at, "limits"), found),
+        process_file=_process_file(control, at, found),
     )
 
 
@@ -64,8 +68,22 @@ def warn_keys(model: BaseModel, keys: tuple[str, ...], path: Path, found: FaultL
             found.warn((*path, key), f"not carried out by this version{why}")
 
 
-def _warn_unused(control: Control, path: Path, found: FaultList) -> None:
-    warn_keys(control, ("process_file",), path, found)
+def _process_file(control: Control, path: Path, found: FaultList) -> ProcessFileSpec | None:
+    body = control.process_file
+    if body is None:
+        return None
+    folder = body.base_directory or body.basedirectory or ""
+    if folder and not folder.startswith("/"):
+        found.fault((*path, "process_file"), f"{folder[:60]!r} is not absolute", "write for example /run/shop")
+    word = body.service_context or body.servicecontext or body.scenario or "user"
+    scope = SCENARIOS.get(word.lower())
+    if scope is None:
+        fix = closest_fix(word, list(SCENARIOS))
+        found.fault((*path, "process_file"), f"{word[:60]!r} is no scope of process files", fix)
+    name = (body.app_name or body.appname or "") if body.use_subdirectory or body.usesubdirectory else ""
+    if name and not is_name(name):
+        found.fault((*path, "process_file"), f"{name[:60]!r} is no name of a folder", "use letters, digits, _ and -")
+    return ProcessFileSpec(scope or Scope.USER, folder, name)
 
 
 def _stop(control: Control) -> StopSpec | None:

@@ -43,11 +43,25 @@ class ExecutionModel(Strict):
     wait_delay: Duration | None = None
 
 
+class ProcessFileModel(Strict):
+    """Where `<id>.pid` and its sisters are written; HSU's own keys have no `_`."""
+
+    base_directory: Text | None = None
+    basedirectory: Text | None = None
+    service_context: Text | None = None
+    servicecontext: Text | None = None
+    app_name: Text | None = None
+    appname: Text | None = None
+    use_subdirectory: Boolean | None = None
+    usesubdirectory: Boolean | None = None
+    scenario: Text | None = None
+
+
 class Control(Strict):
     """How to run, restart, limit and stop the process."""
 
     execution: ExecutionModel
-    process_file: Any = None
+    process_file: ProcessFileModel | None = None
     restart_policy: Policy | None = None
     restart: LegacyRestart | None = None
     context_aware_restart: ContextAwareRestart | None = None

@@ -193,11 +193,11 @@ def test_files_are_checked_and_converted_without_an_agent(agent: LocalAgent, tmp
     second = tmp_path / "procman.yaml"
     second.write_text(
         "managed_processes:\n- id: web\n  type: standard_managed\n  management:\n    standard_managed:\n"
-        "      control: {execution: {executable_path: /bin/true}, process_file: {}}\n"
+        "      control: {execution: {executable_path: /bin/true}, execution_speed: 3}\n"
     )
     strict = agent.run("validate", "--strict", str(second))
     assert strict.returncode == 2
-    assert "process_file" in strict.stderr
+    assert "execution_speed" in strict.stderr
     native = agent.said("convert", str(second))
     assert "workers:" in native
     second.write_text(native)
@@ -326,3 +326,27 @@ def test_following_goes_on_over_restarts_and_finds_new_workers(agent: LocalAgent
     finally:
         follower.kill()
         follower.wait(10)
+
+
+def test_hsus_files_about_a_process_are_there_while_it_runs(agent: LocalAgent, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    files = f"process_file: {{basedirectory: {folder}, usesubdirectory: true, appname: shop}}"
+    execution = '{executable_path: /bin/sleep, args: ["1000"]}'
+    unit = f"unit: {{managed: {{control: {{execution: {execution}, {files}}}}}}}"
+    agent.file.write_text(manifest(f"{{id: web, replicas: 2, ports: {{http: dynamic}}, {unit}}}"))
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    web = agent.instances()["shop/web.0"]
+    assert (folder / "shop" / "web.pid").read_text() == f"{web['pid']}\n"
+    assert (folder / "shop" / "web.port").read_text() == f"{web['ports']['http']}\n"
+    about = json.loads((folder / "shop" / "web.json").read_text())
+    assert about["pid"] == web["pid"]
+    stat = Path(f"/proc/{web['pid']}/stat").read_text()
+    assert about["start_time"] == int(stat[stat.rindex(")") + 2 :].split()[19])
+    assert (folder / "shop" / "web.1.pid").exists()
+    kill(agent.agent_pid())
+    agent.until(lambda: agent.run("status").returncode != 3, "another agent answers")
+    agent.said("stop", "web.0", "--wait")
+    agent.until(lambda: not list((folder / "shop").glob("web.[pj]*")), "they are gone with it")
+    assert agent.end() == 0
+    assert not list((folder / "shop").iterdir())
