@@ -135,12 +135,13 @@ class Keeper:
             if found is None:
                 break
             session, start = _identity(found.si_pid)
-            _, status = os.waitpid(found.si_pid, 0)
+            _, status, used = os.wait4(found.si_pid, 0)
             if found.si_pid == self._agent:
                 code = self._agent_ended(status)
             elif session == found.si_pid:  # only first processes of a session can be workers
-                text = '{"pid": %d, "start": %d, "status": %d, "at": %.3f}\n'
-                self._pending.append(text % (found.si_pid, start, status, time.time()))
+                text = '{"pid": %d, "start": %d, "status": %d, "at": %.3f, "cpu": %.6f, "rss": %d}\n'
+                cpu_s, memory = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+                self._pending.append(text % (found.si_pid, start, status, time.time(), cpu_s, memory))
         self._listen()
         self._write()
         return code

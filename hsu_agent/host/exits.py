@@ -21,18 +21,23 @@ _TAIL_BYTES = 256 * 1024
 """Part of the record that is read: about two thousand exits, more than one keeper sees between two agents."""
 
 
-def exit_of_status(status: int, at: float) -> LastExit:
+def exit_of_status(status: int, at: float, cpu_s: float | None = None, max_rss_bytes: int | None = None) -> LastExit:
     """Return the exit that a wait status stands for."""
     if os.WIFSIGNALED(status):
-        return LastExit(signal=signal_name(os.WTERMSIG(status)), at=at)
-    return LastExit(code=os.WEXITSTATUS(status), at=at)
+        name = signal_name(os.WTERMSIG(status))
+        return LastExit(signal=name, at=at, cpu_s=cpu_s, max_rss_bytes=max_rss_bytes)
+    return LastExit(os.WEXITSTATUS(status), at=at, cpu_s=cpu_s, max_rss_bytes=max_rss_bytes)
 
 
-def exit_of_waitid(found: os.waitid_result, at: float) -> LastExit:
-    """Return the exit that `waitid` tells of."""
-    if found.si_code == os.CLD_EXITED:
-        return LastExit(code=found.si_status, at=at)
-    return LastExit(signal=signal_name(found.si_status), at=at)
+def reap_child(pid: int, at: float) -> LastExit | None:
+    """Return how our child ended, None if it is not ours. It has ended: its pidfd has said so."""
+    try:
+        found, status, used = os.wait4(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if not found:
+        return None
+    return exit_of_status(status, at, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def signal_name(number: int) -> str:
@@ -58,7 +63,8 @@ def read_keeper(data_dir: Path, pid: int, start_time: int) -> LastExit | None:
             try:
                 record = json.loads(line)
                 if record["start"] == start_time:
-                    return exit_of_status(int(record["status"]), float(record["at"]))
+                    used = record.get("cpu"), record.get("rss")  # an older keeper has not written them
+                    return exit_of_status(int(record["status"]), float(record["at"]), *used)
             except (ValueError, KeyError, TypeError):
                 continue
     return None

@@ -198,12 +198,9 @@ class LinuxHost:
         if watched.process.is_foreign:
             self._deliver(watched, LastExit(at=at, reason="ended: how, only its parent knows"))
             return
-        try:
-            found = os.waitid(os.P_PIDFD, watched.pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            found = None
-        if found is not None:
-            self._deliver(watched, exits.exit_of_waitid(found, at))
+        last_exit = exits.reap_child(watched.process.pid, at)
+        if last_exit is not None:
+            self._deliver(watched, last_exit)
         else:
             self._ask_exit(watched, at, 0)
 

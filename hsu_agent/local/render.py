@@ -84,6 +84,8 @@ def details(each: Document, events: Sequence[Document], now: float) -> str:
         ended = f"signal {last['signal']}" if last["signal"] else f"code {last['code']}"
         ended = last["reason"] or "nobody saw it" if last["code"] is None and not last["signal"] else ended
         ended += f", {age(last['at'], now)} ago"
+        if last.get("cpu_s") is not None:
+            ended += f"; it used {last['cpu_s']:.2f} s of processor time and at most {size(last['max_rss_bytes'])}"
     pairs = [
         ("Instance", plain(each["id"])),
         ("Namespace", each["namespace"]),

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def _document(
     }
     if status is not None and status.last_exit is not None:
         last = status.last_exit
-        document["last_exit"] = {"code": last.code, "signal": last.signal, "at": last.at, "reason": last.reason}
+        document["last_exit"] = asdict(last)
     if usage:
         document["usage"] = dict(usage)
     return document

@@ -140,7 +140,14 @@ def _describe(document: InstanceDocument, status: InstanceStatus) -> None:
 def _last_exit(last: LastExit | None) -> LastExitDocument | None:
     if last is None:
         return None
-    return {"code": last.code, "signal": last.signal, "at": last.at, "reason": last.reason}
+    return {
+        "code": last.code,
+        "signal": last.signal,
+        "at": last.at,
+        "reason": last.reason,
+        "cpu_s": last.cpu_s,
+        "max_rss_bytes": last.max_rss_bytes,
+    }
 
 
 def app_document(reading: Reading, app: AppId, unplaced: Mapping[InstanceId, str], now_s: float) -> AppDocument:

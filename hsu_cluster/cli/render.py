@@ -84,7 +84,10 @@ def exit_text(last: LastExitDocument | None, now: float) -> str:
         return ""
     how = f"signal {last['signal']}" if last["signal"] else f"exit code {last['code']}"
     how = "nobody saw how" if last["signal"] is None and last["code"] is None else how
-    return f"{how}, {age(last['at'], now)} ago" + (f" ({last['reason']})" if last["reason"] else "")
+    used = ""
+    if last.get("cpu_s") is not None and last.get("max_rss_bytes") is not None:  # an older master does not tell
+        used = f", used {last['cpu_s']:.2f} s of processor time and at most {format_size(last['max_rss_bytes'] or 0)}"
+    return f"{how}, {age(last['at'], now)} ago{used}" + (f" ({last['reason']})" if last["reason"] else "")
 
 
 def time_text(at: float) -> str:

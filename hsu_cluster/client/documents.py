@@ -36,12 +36,17 @@ class ProblemDocument(TypedDict):
 
 
 class LastExitDocument(TypedDict):
-    """How a process ended last; `code` or `signal` (SIGKILL), both null when nobody saw it."""
+    """How a process ended last; `code` or `signal` (SIGKILL), both null when nobody saw it.
+
+    `cpu_s` (seconds of processor time) and `max_rss_bytes` (most memory at once): null where nobody told.
+    """
 
     code: int | None
     signal: str | None
     at: float
     reason: str
+    cpu_s: float | None
+    max_rss_bytes: int | None
 
 
 class InstanceDocument(TypedDict):

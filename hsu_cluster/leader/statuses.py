@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
-from hsu_core.model.assignment import InstanceStatus, LastExit
+from hsu_core.model.assignment import InstanceStatus
 from hsu_core.model.errors import HsuError, StoreError
 from hsu_core.model.happenings import Happening, happening
 from hsu_core.model.ids import SLOT_LIMIT, InstanceId, is_name
@@ -179,5 +179,5 @@ def bounded(status: InstanceStatus) -> InstanceStatus:
         breaker=status.breaker[:TEXT_LIMIT],
         last_exit=None
         if last is None
-        else LastExit(last.code, last.signal and last.signal[:TEXT_LIMIT], last.at, last.reason[:TEXT_LIMIT]),
+        else replace(last, signal=last.signal and last.signal[:TEXT_LIMIT], reason=last.reason[:TEXT_LIMIT]),
     )

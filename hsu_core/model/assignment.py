@@ -82,12 +82,17 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class LastExit:
-    """How the process ended last: `code` or `signal` (a name such as SIGKILL); both None when nobody saw it."""
+    """How the process ended last: `code` or `signal` (a name such as SIGKILL); both None when nobody saw it.
+
+    `cpu_s` and `max_rss_bytes`: what it and the children that it waited for used, None where nobody told.
+    """
 
     code: int | None = None
     signal: str | None = None
     at: float = 0.0
     reason: str = ""
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
 
     @property
     def is_success(self) -> bool:

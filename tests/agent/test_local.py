@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -350,3 +352,32 @@ def test_hsus_files_about_a_process_are_there_while_it_runs(agent: LocalAgent, t
     agent.until(lambda: not list((folder / "shop").glob("web.[pj]*")), "they are gone with it")
     assert agent.end() == 0
     assert not list((folder / "shop").iterdir())
+
+
+@pytest.mark.parametrize("is_agent_there", [True, False], ids=["reaped by the agent", "reaped by the keeper"])
+def test_what_a_process_has_used_is_kept_whoever_reaps_it(
+    agent: LocalAgent, tmp_path: Path, is_agent_there: bool
+) -> None:
+    gate = tmp_path / "gate"
+    code = f"x = b'x' * 60_000_000\nimport os, time\nwhile not os.path.exists('{gate}'): time.sleep(0.01)\n"
+    code += "end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nos._exit(3)"
+    (tmp_path / "work.py").write_text(code)
+    run = f"exec {sys.executable} -I {tmp_path}/work.py"
+    agent.file.write_text(manifest(worker("web", run, "restart: {policy: never}")))
+    agent.start()
+    agent.until(agent.all_run, "it runs")
+    pid = agent.instances()["shop/web.0"]["pid"]
+    if is_agent_there:
+        gate.touch()
+    else:
+        stopped = agent.agent_pid()
+        os.kill(stopped, signal.SIGSTOP)  # the worker ends while the agent can see nothing, then that dies
+        kill(stopped)
+        gate.touch()
+        agent.until(lambda: not is_alive(pid), "the worker has ended")
+        agent.until(lambda: agent.run("status").returncode != 3, "another agent answers")
+    last = agent.until(lambda: (agent.instances().get("shop/web.0") or {}).get("last_exit"), "its end is known")
+    assert last["code"] == 3
+    assert last["cpu_s"] >= 0.3
+    assert last["max_rss_bytes"] >= 60_000_000
+    assert "processor time" in agent.said("describe", "web")
