@@ -42,6 +42,7 @@ def convert_log_rules(
         default = None
     default_path: Path = ("log_collection", "default_worker")
     blocks = [(own, path), (default, default_path)]
+    _warn_of_block(own, path, found)
     streams = tuple(
         stream
         for stream in BOTH
@@ -83,12 +84,22 @@ def warn_unused(top: LogCollectionModel | None, found: FaultList) -> None:
     if top is None:
         return
     at: Path = ("log_collection",)
+    _warn_of_block(top.default_worker, (*at, "default_worker"), found)
     if top.system is not None:
         found.warn((*at, "system"), "not carried out by this version: the agent has its own folders and no buffers")
     if top.enhancement is not None:
         for key in ("parsers", "enrichers"):
             if getattr(top.enhancement, key) is not None:
                 found.warn((*at, "enhancement", key), "not carried out by this version: JSON and logfmt are parsed")
+
+
+def _warn_of_block(block: WorkerLogModel | None, path: Path, found: FaultList) -> None:
+    if block is None:
+        return
+    if block.buffering is not None:
+        found.warn((*path, "buffering"), "has no effect: lines are handed on at once, and wait in the raw files")
+    if block.processing is not None and block.processing.parsers is not None:
+        found.warn((*path, "processing", "parsers"), "not carried out by this version: JSON and logfmt are parsed")
 
 
 def _metadata(top: LogCollectionModel | None) -> tuple[str, ...]:
