@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hsu_agent.install.command import add_command as add_install
 from hsu_agent.install.command import perform as install
+from hsu_agent.install.systemd_unit import HAND_BACK
 from hsu_agent.keeper import EXIT_CONFIGURATION
 from hsu_agent.local import commands as local_commands
 from hsu_agent.local.options import add_local_run, data_dir_of, duration_of
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", required=True, type=Path, metavar="FILE", help="configuration of the agent")
     local_commands.add_commands(commands)
     add_install(commands)
+    commands.add_parser(HAND_BACK)  # not in the list of commands: units call it
     return parser
 
 
@@ -127,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(options)
         elif options.command == "install":
             return _install(options)
+        elif options.command == HAND_BACK:
+            from hsu_agent.install.groups import perform as hand_back
+
+            return hand_back()
         else:
             return local_commands.perform(options)
     except (InvalidSettings, InvalidManifest, InvalidInput) as error:

@@ -57,9 +57,15 @@ class ServiceManager:
         if not self._address:
             return
         self._is_ready = True
-        self._send("READY=1", status_line(supervisor))
+        changed, line = Wake(), status_line(supervisor)
+
+        def note(_: InstanceId) -> None:
+            changed.wake()
+
+        supervisor.table.listeners.append(note)
+        self._send("READY=1", line)
         self._tasks = [
-            tasks.create_task(self._tell_status(supervisor), name="service status"),
+            tasks.create_task(self._tell_status(supervisor, changed, line), name="service status"),
             tasks.create_task(self._tell_stop(stop), name="service stop"),
         ]
         if self._beat_s is not None:
@@ -102,13 +108,7 @@ class ServiceManager:
             self._send("WATCHDOG=1")
             await asyncio.sleep(beat_s)
 
-    async def _tell_status(self, supervisor: Supervisor) -> None:
-        changed, told = Wake(), status_line(supervisor)
-
-        def note(_: InstanceId) -> None:
-            changed.wake()
-
-        supervisor.table.listeners.append(note)
+    async def _tell_status(self, supervisor: Supervisor, changed: Wake, told: str) -> None:
         while True:
             if await changed.wait(RETRY_S if self._unsent else None) and (line := status_line(supervisor)) != told:
                 told = line

@@ -20,6 +20,9 @@ STATE_FOLDER = Path("/var/lib")
 SUPERVISOR_GROUP = "hsu-supervisor"
 """The group in which agents stand where theirs hands controllers down (`hsu_agent.host.cgroup`); a test compares."""
 
+HAND_BACK = "hand-back-groups"
+"""Command of the agent for systemd before 254, see `hsu_agent.install.groups`."""
+
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-:@+=,")
 
 FORBIDDEN_CALLS = "~@clock @module @obsolete @raw-io @reboot @swap"
@@ -122,6 +125,11 @@ def _service(service: Service) -> list[Line]:
             SUPERVISOR_GROUP,
             "From systemd 254 on (older ones pass it over): a group that hands controllers down to workers may hold "
             "no process itself, so the service starts in one beside them.",
+        ),
+        Line(
+            "ExecStopPost",
+            f"-{_command_line((*service.program, HAND_BACK))}",
+            "Does that for older ones, which could not start again beside workers with limits; else it does nothing.",
         ),
         Line("OOMPolicy", "continue", "A worker that the kernel kills for its memory is the agent's to restart."),
     ]

@@ -19,10 +19,10 @@ import pytest
 from hsu_agent.commands import main
 from hsu_agent.host import oom
 from hsu_agent.host.cgroup import SUPERVISOR
-from hsu_agent.install import command
+from hsu_agent.install import command, groups
 from hsu_agent.install.launchd_plist import plist_text
 from hsu_agent.install.service import Service
-from hsu_agent.install.systemd_unit import LEFT_OUT, quoted, unit_text
+from hsu_agent.install.systemd_unit import HAND_BACK, LEFT_OUT, quoted, unit_text
 from hsu_core.model.errors import InvalidInput, NotSupported
 from tests.agent.local_harness import LocalAgent, local_agent, manifest, worker
 from tests.support.cluster import ROOT
@@ -59,6 +59,7 @@ def parsed(text: str) -> configparser.ConfigParser:
         ("TasksMax", "infinity"),
         ("LimitNOFILE", "65536:524288"),
         ("ExecReload", "/bin/kill -HUP $MAINPID"),
+        ("ExecStopPost", "-/usr/bin/hsu-agent hand-back-groups"),
     ],
 )
 def test_workers_outlive_the_agent_in_every_unit(service: Service, key: str, value: str) -> None:
@@ -109,6 +110,31 @@ def test_what_no_unit_can_hold_is_refused(word: str) -> None:
         quoted(word)
     with pytest.raises(InvalidInput):
         unit_text(replace(MEMBER, program=('/opt/a"b',)))
+
+
+# -- groups of systemd before 254 -------------------------------------------------------------------
+
+
+def test_controllers_are_handed_back_below_first(tmp_path: Path) -> None:
+    inner, other = tmp_path / "hsu-1234", tmp_path / "hsu-supervisor"
+    for folder, names in ((tmp_path, "cpu memory\n"), (inner, "memory\n"), (other, "\n")):
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(names)
+    expected = ["memory of hsu-1234", f"cpu of {tmp_path.name}", f"memory of {tmp_path.name}"]
+    assert groups.hand_back(tmp_path) == expected
+    assert (inner / "cgroup.subtree_control").read_text() == "-memory"
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "-memory", "one write for each"
+    assert (other / "cgroup.subtree_control").read_text() == "\n"
+
+
+def test_nothing_is_handed_back_where_systemd_did_not_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([HAND_BACK]) == 0, "we stand in no .control group"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl")
+def test_the_version_of_systemd_is_read() -> None:
+    assert groups.systemd_version() > 200
 
 
 # -- what systemd says ----------------------------------------------------------------------------

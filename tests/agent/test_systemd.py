@@ -158,6 +158,7 @@ def test_an_abstract_socket_is_spoken_to(agent: LocalAgent) -> None:
     with service_manager(f"@hsu-test-{os.getpid()}") as manager:
         agent.start(environment=environment(manager))
         manager.says("READY=1")
+        manager.until(lambda message: message.lines[-1] == "STATUS=1 of 1 instances run")
 
 
 def test_an_agent_of_a_cluster_is_ready_without_its_masters_and_again_after_a_reload(

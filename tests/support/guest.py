@@ -26,16 +26,27 @@ def find_guest() -> Path | None:
 
 def run_in_guest(folder: Path, command: Sequence[str], results: Path, *, within_s: float) -> tuple[int, str]:
     """Run a command in the guest, in the folder of this project; return its exit code and output (-1: no end)."""
-    script = results / "init"
-    script.write_text(
+    boot_guest(
+        folder,
         "#!/bin/sh\nexport PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp\n"
         "mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev; mount -t tmpfs none /run\n"
         "mount -t cgroup2 none /sys/fs/cgroup; ip link set lo up; mkdir /run/results\n"
         "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 results /run/results; mount -t tmpfs none /tmp\n"
         f"cd {shlex.quote(str(ROOT))}; export PYTHONDONTWRITEBYTECODE=1 HSU_TEST_GUEST=1 HSU_TEST_PATIENCE=5\n"
         f"{shlex.join(command)} >/run/results/output 2>&1 </dev/null\n"
-        "echo $? >/run/results/code; sync; echo o >/proc/sysrq-trigger; sleep 5\n"
+        "echo $? >/run/results/code; sync; echo o >/proc/sysrq-trigger; sleep 5\n",
+        results,
+        within_s=within_s,
     )
+    code, output = results / "code", results / "output"
+    text = (output if output.exists() else results / "console").read_text(errors="replace")
+    return int(code.read_text()) if code.exists() else -1, text
+
+
+def boot_guest(folder: Path, init: str, results: Path, *, within_s: float) -> None:
+    """Boot the guest with the text of a script as its first process; return when it is off, or after this time."""
+    script = results / "init"
+    script.write_text(init)
     script.chmod(0o755)
     shared = "security_model=none,multidevs=remap"
     qemu = [
@@ -52,6 +63,3 @@ def run_in_guest(folder: Path, command: Sequence[str], results: Path, *, within_
         except subprocess.TimeoutExpired:
             guest.kill()
             guest.wait()
-    code, output = results / "code", results / "output"
-    text = (output if output.exists() else results / "console").read_text(errors="replace")
-    return int(code.read_text()) if code.exists() else -1, text
