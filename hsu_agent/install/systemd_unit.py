@@ -106,6 +106,11 @@ def _service(service: Service) -> list[Line]:
             "An agent that hangs for so long is killed by its keeper and the service starts again; workers run on.",
         ),
         Line(
+            "TimeoutStartSec",
+            "5min",
+            "A host that boots is slow; a start cut off would end the workers of local files.",
+        ),
+        Line(
             "TimeoutStopSec",
             "5min",
             "Where a stop ends the workers too, their graces must fit; after it the agent goes and they run on.",

@@ -51,6 +51,7 @@ def parsed(text: str) -> configparser.ConfigParser:
         ("Restart", "always"),
         ("RestartSec", "2"),
         ("WatchdogSec", "60"),
+        ("TimeoutStartSec", "5min"),
         ("TimeoutStopSec", "5min"),
         ("KillMode", "process"),
         ("Delegate", "yes"),
