@@ -93,7 +93,7 @@ def _plain(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def _named(commands: Any, name: str, text: str, *, is_needed: bool = False) -> argparse.ArgumentParser:
     command = _plain(commands, name, text)
-    means = "WORKER, WORKER.SLOT or APP/WORKER" + ("" if is_needed else " (default: all)")
+    means = "WORKER, WORKER.SLOT, APP/WORKER or @GROUP" + ("" if is_needed else " (default: all)")
     command.add_argument("names", nargs="*", metavar="NAME", help=means)
     return command
 

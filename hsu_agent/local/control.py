@@ -119,8 +119,14 @@ def _read_request(line: bytes) -> Mapping[str, Any]:
     return request
 
 
-def matching(names: Iterable[str], instances: Iterable[InstanceId]) -> tuple[InstanceId, ...]:
-    """Return the instances that names mean: `web`, `web.1`, `shop/web`, `shop/web.1`; no name: all of them.
+Groups = Callable[[InstanceId], Iterable[str]]
+"""Tells the groups of an instance."""
+
+
+def matching(
+    names: Iterable[str], instances: Iterable[InstanceId], groups: Groups = lambda instance: ()
+) -> tuple[InstanceId, ...]:
+    """Return the instances that names mean: `web`, `web.1`, `shop/web`, `@group`, `shop/@group`; no name: all of them.
 
     Raises NotFound for a name that means nothing.
     """
@@ -128,12 +134,17 @@ def matching(names: Iterable[str], instances: Iterable[InstanceId]) -> tuple[Ins
     wanted = tuple(names)
     found: set[InstanceId] = set() if wanted else set(known)
     for name in wanted:
-        means = [each for each in known if name in _names_of(each)]
+        is_group = name.rpartition("/")[2].startswith("@")
+        means = [each for each in known if name in (_groups_of(each, groups) if is_group else _names_of(each))]
         if not means:
             have = ", ".join(sorted({each.worker for each in known})) or "no workers"
             raise NotFound(f"find {name[:80]!r}", f"this agent has {have[:300]}", "", code="not-found.worker")
         found.update(means)
     return tuple(sorted(found))
+
+
+def _groups_of(instance: InstanceId, groups: Groups) -> list[str]:
+    return [text for group in groups(instance) for text in (f"@{group}", f"{instance.app}/@{group}")]
 
 
 def _names_of(instance: InstanceId) -> tuple[str, ...]:

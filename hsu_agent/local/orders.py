@@ -134,6 +134,13 @@ class LocalOrders:
         own = [instance for worker in self.workers for instance in worker.instances()]
         return tuple(sorted({*own, *self._supervisor.observed}))
 
+    def groups_of(self, instance: InstanceId) -> tuple[str, ...]:
+        """Return the groups of an instance, also of one that waits for others."""
+        key = instance.app_id, instance.worker
+        return next(
+            (each.spec.worker.groups for each in self.workers if (each.spec.app, each.spec.worker.id) == key), ()
+        )
+
     def stop(self, instances: Iterable[InstanceId]) -> None:
         """Stop instances; they stay stopped over restarts of the agent and of the host."""
         chosen = frozenset(instances)

@@ -116,8 +116,13 @@ def usage_of(book: UsageBook) -> Usage:
 
 async def serve_cluster_member(supervisor: Supervisor, data_dir: Path, book: UsageBook) -> ControlServer | None:
     """Answer what can be read of an agent that obeys a cluster; None if its folder's path is too long for that."""
+
+    def groups(instance: InstanceId) -> tuple[str, ...]:
+        order = supervisor.table.order_of(instance)
+        return order.spec.worker.groups if order is not None else ()
+
     try:
-        server = ControlServer(data_dir, reading_verbs(supervisor, dict, usage_of(book)) | refusing_verbs())
+        server = ControlServer(data_dir, reading_verbs(supervisor, dict, usage_of(book), groups) | refusing_verbs())
         await server.start()
     except (HsuError, OSError) as error:
         log.warning("hsu-agent status will not work: %s", error)
@@ -149,7 +154,7 @@ async def run_local(
     def keep(workers: tuple[LocalWorker, ...]) -> None:
         remember_run(settings.data_dir, replace(local, workers=workers))
 
-    verbs = reading_verbs(supervisor, lambda: orders.held, usage_of(book))
+    verbs = reading_verbs(supervisor, lambda: orders.held, usage_of(book), orders.groups_of)
     steering = steering_verbs(orders, local.files, stop.ask, keep, reloading)
     server = ControlServer(settings.data_dir, verbs | steering)
     await server.start()

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hsu_agent.local.control import Verb, matching
+from hsu_agent.local.control import Groups, Verb, matching
 from hsu_agent.local.orders import LocalOrders
 from hsu_agent.loop import Supervisor
 from hsu_agent.planning.local import LocalWorker, changed_keys
@@ -29,14 +29,14 @@ Usage = Callable[[InstanceId], Mapping[str, float]]
 
 
 def reading_verbs(
-    supervisor: Supervisor, held: Callable[[], Mapping[InstanceId, str]], usage: Usage
+    supervisor: Supervisor, held: Callable[[], Mapping[InstanceId, str]], usage: Usage, groups: Groups
 ) -> dict[str, Verb]:
     """Return the verbs that change nothing."""
 
     async def status(request: Mapping[str, Any]) -> Any:
         waiting = held()
         known = {found.instance: found for found in supervisor.statuses()}
-        chosen = matching(_names(request), {*known, *waiting})
+        chosen = matching(_names(request), {*known, *waiting}, groups)
         is_used = bool(request.get("usage"))
         return {
             "pid": os.getpid(),
@@ -50,7 +50,7 @@ def reading_verbs(
         }
 
     async def send_signal(request: Mapping[str, Any]) -> Any:
-        chosen = matching(_names(request), supervisor.observed)
+        chosen = matching(_names(request), supervisor.observed, groups)
         for instance in chosen:
             supervisor.send_signal(instance, str(request.get("signal", "")))
         return [each.short for each in chosen]
@@ -72,7 +72,7 @@ def steering_verbs(
 
     def asked(act: Callable[[Sequence[InstanceId]], None]) -> Verb:
         async def verb(request: Mapping[str, Any]) -> Any:
-            chosen = matching(_names(request), orders.instances)
+            chosen = matching(_names(request), orders.instances, orders.groups_of)
             act(chosen)
             return [each.short for each in chosen]
 
@@ -80,7 +80,7 @@ def steering_verbs(
 
     async def events(request: Mapping[str, Any]) -> Any:
         names = _names(request)
-        chosen = set(matching(names, orders.instances)) if names else None
+        chosen = set(matching(names, orders.instances, orders.groups_of)) if names else None
         return [
             {"at": at, "instance": instance.short, "code": found.code, "text": found.text}
             for at, instance, found in orders.events

@@ -230,6 +230,8 @@ class WorkerSpec:
     unmanaged: UnmanagedSpec | None = None
     """Of a process that somebody else starts; `execution` is empty then."""
     process_file: ProcessFileSpec | None = None
+    groups: tuple[str, ...] = ()
+    """Names under which people start, stop and look at several workers at once."""
 
 
 @dataclass(frozen=True, slots=True)

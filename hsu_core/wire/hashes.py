@@ -19,7 +19,7 @@ HASH_DIGITS = 16
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
     WorkerSpec: frozenset(
-        {"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file"}
+        {"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file", "groups"}
     ),
     LogSpec: frozenset({"rules", "rate_bytes_s", "max_age_s", "is_compressed"}),
 }
@@ -41,8 +41,9 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart, stop, hooks,
-    schedule, resources, limits, depends_on, guarantee, is_enabled, process_file; rules, rate, age and compression of
-    logs. What a worker is told of its notices at its start (that somebody listens, the time of its watchdog) counts.
+    schedule, resources, limits, depends_on, guarantee, is_enabled, process_file, groups; rules, rate, age and
+    compression of logs. What a worker is told of its notices at its start (that somebody listens, the time of its
+    watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}
     process = {} if worker.process.is_empty else {"process": _content(worker.process)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from hsu_core.model.ids import is_name
 from hsu_core.model.spec import (
     Affinity,
     Constraint,
@@ -81,6 +82,7 @@ def convert_worker(
         type=WorkerType(model.type or "managed"),
         unmanaged=unit.unmanaged,
         process_file=unit.process_file,
+        groups=_groups(model, path, found),
         profile_type=model.profile_type or default.profile_type,
         is_enabled=model.enabled is not False,
         replicas=1 if model.replicas is None else model.replicas,
@@ -135,6 +137,13 @@ def _unit(model: WorkerModel, path: Path, found: FaultList) -> UnitParts | None:
     block = "control" if kind == "managed" else "discovery"
     found.fault((*path, "unit"), f"the block `{kind}` is missing", f"add unit: {{{kind}: {{{block}: ...}}}}")
     return None
+
+
+def _groups(model: WorkerModel, path: Path, found: FaultList) -> tuple[str, ...]:
+    for index, text in enumerate(model.groups or ()):
+        if not is_name(text):
+            found.fault((*path, "groups", index), f"{text[:60]!r} is not a name", "use letters, digits, `_` and `-`")
+    return tuple(sorted(set(model.groups or ())))
 
 
 def _stop(model: WorkerModel) -> StopSpec | None:

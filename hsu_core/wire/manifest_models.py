@@ -170,6 +170,7 @@ class WorkerModel(Strict):
     type: Annotated[str, choice("managed", "unmanaged", "integrated")] | None = None
     profile_type: Text | None = None
     enabled: Boolean | None = None
+    groups: TextList | None = None
     replicas: Replicas | None = None
     unit: Unit
     process: ProcessModel | None = None

@@ -381,3 +381,22 @@ def test_what_a_process_has_used_is_kept_whoever_reaps_it(
     assert last["cpu_s"] >= 0.3
     assert last["max_rss_bytes"] >= 60_000_000
     assert "processor time" in agent.said("describe", "web")
+
+
+def test_workers_of_a_group_are_meant_together(agent: LocalAgent) -> None:
+    agent.file.write_text(
+        manifest(
+            worker("web", FOREVER, "groups: [front], replicas: 2"),
+            worker("api", FOREVER, "groups: [front, back]"),
+            worker("db", FOREVER, "groups: [back]"),
+        )
+    )
+    agent.start()
+    agent.until(agent.all_run, "all run")
+    stopped = agent.said("stop", "@front", "--wait").splitlines()
+    assert stopped == [f"shop/{name} is stopped" for name in ("api.0", "web.0", "web.1")]
+    assert agent.instances()["shop/db.0"]["ready"]
+    assert "shop/db.0" in agent.said("stop", "shop/@back", "--wait")
+    agent.said("start", "@back", "@front", "--wait")
+    assert agent.all_run()
+    assert agent.run("stop", "@nobody").returncode == 4
