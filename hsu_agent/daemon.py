@@ -95,7 +95,7 @@ async def _run(
     companions, notices = Companions(), NotifySocket(settings.data_dir, ledger.agent)
     companions.add(notices)
     companions.add(LaunchNotes())
-    companions.add(ProcessFiles())
+    companions.add(ProcessFiles(os.environ.get("XDG_RUNTIME_DIR", "")))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(host.close)
         stack.callback(capture.close)

@@ -25,23 +25,24 @@ FOLDER = "hsu-master"
 """HSU's own name below /run and the like."""
 
 
-def folder_of(spec: ProcessFileSpec) -> Path:
-    """Return the folder of these files on this host."""
+def folder_of(spec: ProcessFileSpec, runtime_dir: str) -> Path:
+    """Return the folder of these files on this host; `runtime_dir` is XDG_RUNTIME_DIR, or empty."""
     if spec.base_directory:
         base = Path(spec.base_directory)
     elif spec.scope is Scope.SYSTEM:
         base = Path("/run", FOLDER)
-    elif spec.scope is Scope.DEVELOPMENT or not os.environ.get("XDG_RUNTIME_DIR"):
+    elif spec.scope is Scope.DEVELOPMENT or not runtime_dir:
         base = Path(tempfile.gettempdir(), f"{FOLDER}-{os.geteuid()}")
     else:
-        base = Path(os.environ["XDG_RUNTIME_DIR"], FOLDER)
+        base = Path(runtime_dir, FOLDER)
     return base / spec.app_name if spec.app_name else base
 
 
 class ProcessFiles:
     """Writes the files of a process when it runs, removes them when it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime_dir: str) -> None:
+        self._runtime_dir = runtime_dir
         self._written: dict[InstanceId, tuple[Path, ...]] = {}
 
     def launch(self, order: Desired, launch: Launch) -> Launch:
@@ -54,7 +55,9 @@ class ProcessFiles:
         if spec is None:
             self._remove(instance)
             return
-        stem = folder_of(spec) / (f"{instance.worker}.{instance.slot}" if instance.slot else instance.worker)
+        stem = folder_of(spec, self._runtime_dir) / (
+            f"{instance.worker}.{instance.slot}" if instance.slot else instance.worker
+        )
         about = {
             "pid": process.pid,
             "start_time": process.start_time,

@@ -1,38 +1,23 @@
-"""Apps: deploy, plan, read, scale, restart, stop, start, remove. A revision and its app are one transaction."""
+"""Apps: read, scale, restart, stop, start, remove. How a manifest becomes a revision is in `deploys`."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable
 
-from hsu_cluster.api.calls import JSON_TYPE, YAML_TYPES, Answer, Call, list_document, no_such_app, page_request
-from hsu_cluster.api.documents import app_document, plan_document, revision_documents
-from hsu_cluster.api.problem import fault_documents
-from hsu_cluster.api.reading import EVERYTHING, Scope
+from hsu_cluster.api.calls import Answer, Call, list_document, no_such_app, page_request
+from hsu_cluster.api.deploys import RevisionFloor, changed_app, encoded, floor_key
+from hsu_cluster.api.documents import app_document, revision_documents
+from hsu_cluster.api.reading import Scope
 from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
-from hsu_cluster.client.documents import AppDocument, DeployDocument, RemovedDocument, ScaleBody, TargetBody
+from hsu_cluster.client.documents import AppDocument, RemovedDocument, ScaleBody, TargetBody
 from hsu_cluster.planning import intents
-from hsu_cluster.planning.explain import plan_deploy
-from hsu_core.model.assignment import AppRecord, Assignment, Revision
-from hsu_core.model.errors import Compacted, Conflict, InvalidInput, TooLarge
+from hsu_core.model.assignment import AppRecord, Revision
+from hsu_core.model.errors import Conflict, InvalidInput
 from hsu_core.model.ids import AppId, TargetName
 from hsu_core.model.spec import AppSpec
-from hsu_core.store.base import VALUE_LIMIT_BYTES, Delete, Entry, Operation, Put, range_all
+from hsu_core.store.base import Delete, Operation, Put
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode, encode
-from hsu_core.wire.manifest import ParsedManifest, content_hash, parse_manifest, spec_hash
-
-REVISIONS_KEPT = 20
-"""Revisions of an app that stay to be read and gone back to; those that instances still run stay too."""
-
-PARSE_TIMEOUT_S = 5.0
-"""The largest manifest takes about 2 s; the parser's own limits keep a hostile one below that."""
-
-TRIMMED_AT_ONCE = 100
-"""Most revisions trimmed in one deploy: they share the transaction's 128 operations."""
-
 
 # Reading
 
@@ -88,22 +73,6 @@ async def get_app(call: Call) -> Answer:
     return Answer(app_document(reading, app, await reader.unplaced(reading), call.services.clock()))
 
 
-async def _changed_app(call: Call, app: AppId, revision: int | None) -> AppDocument:
-    """Return the app as it is after a change at `revision` (None, or not kept any more: as of now).
-
-    Why slots have no node is left out: the leader has had no time yet, and finding out reads everything.
-    """
-    reader = call.services.reader
-    scope = Scope(app.namespace, app.app)
-    try:
-        reading = await reader.read(scope, revision=revision)
-    except Compacted:
-        reading = await reader.read(scope)
-    if app not in reading.view.apps:
-        raise no_such_app(app)
-    return app_document(reading, app, {}, call.services.clock())
-
-
 async def list_revisions(call: Call) -> Answer:
     """Return the revisions of an app, oldest first."""
     app, page = call.app, page_request(call)
@@ -112,161 +81,6 @@ async def list_revisions(call: Call) -> Answer:
         raise no_such_app(app)
     items = revision_documents(reading, app)
     return Answer(list_document(items, lambda item: (f"{item['number']:010d}",), page, reading.revision))
-
-
-# Deploy
-
-
-@dataclass(frozen=True, slots=True)
-class RevisionFloor:
-    """The last revision number of a removed app.
-
-    A number is never used twice, also not by an app of the same name: agents keep specifications by it.
-    """
-
-    number: int
-    at: float
-
-
-def floor_key(app: AppId) -> str:
-    """Return the key of an app's revision floor."""
-    return f"{keys.REMOVED}{app.namespace}/{app.app}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Present:
-    """What the store has of an app: head, floor, revisions, and the numbers that assignments refer to."""
-
-    entry: Entry | None
-    record: AppRecord | None
-    floor: Entry | None
-    revisions: Sequence[Entry]
-    referenced: frozenset[int]
-
-    @property
-    def current(self) -> Revision | None:
-        """Return the current revision."""
-        if self.record is None:
-            return None
-        key = keys.revision(self.record.id, self.record.revision)
-        return next((decode(Revision, entry.value) for entry in self.revisions if entry.key == key), None)
-
-    @property
-    def next_number(self) -> int:
-        """Return the number of the next revision."""
-        taken = [_number(entry) for entry in self.revisions]
-        if self.floor is not None:
-            taken.append(decode(RevisionFloor, self.floor.value).number)
-        return max(taken, default=0) + 1
-
-    def superseded(self) -> list[str]:
-        """Return the keys of revisions that may go when one is added."""
-        current = self.record.revision if self.record else 0
-        old = sorted(self.revisions, key=_number)[: -(REVISIONS_KEPT - 1)]
-        return [entry.key for entry in old if _number(entry) != current and _number(entry) not in self.referenced][
-            :TRIMMED_AT_ONCE
-        ]
-
-
-async def put_app(call: Call) -> Answer:
-    """Deploy the manifest in the body; with `dry_run` return what that would do."""
-    app = call.app
-    is_dry_run = call.query_flag("dry_run")
-    body = await call.read_text(YAML_TYPES | {JSON_TYPE})
-    parsed = await _parse(call, app, body)
-    if is_dry_run:
-        return await _plan(call, app, parsed)
-    committed = await commit(call, body, lambda: _deploy(call, app, parsed))
-    document: Any = await _changed_app(call, app, committed)
-    document["unchanged"] = committed is None
-    document["warnings"] = fault_documents(parsed.warnings)
-    return Answer(cast(DeployDocument, document))
-
-
-async def _parse(call: Call, app: AppId, body: bytes) -> ParsedManifest:
-    file = "manifest.json" if call.request.content_type == JSON_TYPE else "manifest.yaml"
-    if not body.strip():
-        raise InvalidInput("deploy", "the body is empty", "send the manifest, YAML or JSON", code="input.body")
-
-    def parse() -> ParsedManifest:
-        return parse_manifest(body, file=file, namespace=app.namespace, app=app.app, environment=None, read_file=None)
-
-    try:
-        async with asyncio.timeout(PARSE_TIMEOUT_S):
-            return await asyncio.to_thread(parse)
-    except TimeoutError:
-        raise TooLarge(
-            "read the manifest", f"that took more than {PARSE_TIMEOUT_S:g} s", "make it smaller", code="limit.manifest"
-        ) from None
-
-
-async def _plan(call: Call, app: AppId, parsed: ParsedManifest) -> Answer:
-    reading = await call.services.reader.read(EVERYTHING)
-    record = reading.view.apps.get(app)
-    revision = _revision(app, parsed.spec, (record.revision if record else 0) + 1, 0.0, "")
-    plan = await asyncio.to_thread(plan_deploy, reading.view, revision)
-    return Answer(plan_document(reading, app, plan, parsed.warnings))
-
-
-def _revision(app: AppId, spec: AppSpec, number: int, at_s: float, by: str) -> Revision:
-    hashes = tuple((worker.id, spec_hash(worker, spec.base_directory)) for worker in spec.workers)
-    return Revision(app, number, content_hash(spec), spec, hashes, at_s, by)
-
-
-async def _deploy(call: Call, app: AppId, parsed: ParsedManifest) -> Change:
-    """Return the change of a deploy: a new revision unless the content is the current one."""
-    present = await _read_present(call, app)
-    check_if_match(call, f"app {app}", present.entry)
-    now_s = call.services.clock()
-    current = present.current
-    revision = _revision(app, parsed.spec, present.next_number, now_s, call.principal.id)
-    is_new = current is None or current.content_hash != revision.content_hash
-    if current is not None and not is_new:
-        revision = current
-    record = intents.deploy(present.record, revision, deployed_at=now_s, deployed_by=call.principal.id)
-    if not is_new and present.record is not None and record.intents == present.record.intents:
-        return Change()
-    operations: list[Operation] = [Put(keys.app(app), _encoded(record, present.entry))]
-    compares = [unchanged(present.entry, keys.app(app))]
-    if is_new:
-        key = keys.revision(app, revision.number)
-        payload = encode(revision)
-        if len(payload) > VALUE_LIMIT_BYTES:
-            raise TooLarge(
-                f"deploy {app}", f"the revision has {len(payload)} bytes, the limit is {VALUE_LIMIT_BYTES}",
-                "shorten the files in the manifest", code="limit.revision",
-            )  # fmt: skip
-        compares += [unchanged(None, key), unchanged(present.floor, floor_key(app))]
-        operations.append(Put(key, payload))
-        if present.floor is not None:
-            operations.append(Delete(floor_key(app)))
-        operations += [Delete(old) for old in present.superseded()]
-        text = f"revision {revision.number} of {app} was deployed"
-    else:
-        text = f"revision {revision.number} of {app} was deployed again: earlier scaling is taken back"
-    made = event(call, "Deployed", str(app), text, namespace=app.namespace, app=app.app)
-    return Change(compares, operations, made)
-
-
-async def _read_present(call: Call, app: AppId) -> _Present:
-    store = call.services.store
-    entry = await store.get(keys.app(app))
-    revisions = (await range_all(store, keys.revisions(app))).entries
-    referenced: frozenset[int] = frozenset()
-    if len(revisions) >= REVISIONS_KEPT:
-        assignments = await range_all(store, keys.assignments(app))
-        referenced = frozenset(decode(Assignment, item.value).revision for item in assignments.entries)
-    floor = await store.get(floor_key(app)) if entry is None else None
-    record = decode(AppRecord, entry.value) if entry is not None else None
-    return _Present(entry, record, floor, revisions, referenced)
-
-
-def _number(entry: Entry) -> int:
-    return int(keys.parts(entry.key)[-1])
-
-
-def _encoded(record: AppRecord, previous: Entry | None) -> bytes:
-    return encode(record, over=previous.value if previous is not None else None)
 
 
 # Changes of what people ask
@@ -333,10 +147,10 @@ async def _edit(call: Call, app: AppId, edit: Edit, code: str, text: str) -> Ans
         if edited == record:
             return Change()
         made = event(call, code, str(app), text, namespace=app.namespace, app=app.app)
-        return Change([unchanged(entry, keys.app(app))], [Put(keys.app(app), _encoded(edited, entry))], made)
+        return Change([unchanged(entry, keys.app(app))], [Put(keys.app(app), encoded(edited, entry))], made)
 
     committed = await commit(call, await call.request.read(), compute)
-    return Answer(await _changed_app(call, app, committed))
+    return Answer(await changed_app(call, app, committed))
 
 
 async def delete_app(call: Call) -> Answer:

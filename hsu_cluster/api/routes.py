@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hsu_cluster.api import apps, cluster, events, instances, nodes, watch
+from hsu_cluster.api import apps, cluster, deploys, events, instances, nodes, watch
 from hsu_cluster.api.calls import Answer, Call
 from hsu_cluster.client import documents
 from hsu_cluster.planning.access import Permission
@@ -108,7 +108,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", _ONE_APP, _P.READ, apps.get_app, "One app", _D.AppDocument),
     Route(
-        "PUT", _ONE_APP, _P.WRITE, apps.put_app, "Deploy a manifest", _D.DeployDocument, MANIFEST, query=(_DRY_RUN,)
+        "PUT", _ONE_APP, _P.WRITE, deploys.put_app, "Deploy a manifest", _D.DeployDocument, MANIFEST, query=(_DRY_RUN,)
     ),
     Route("DELETE", _ONE_APP, _P.WRITE, apps.delete_app, "Remove an app", _D.RemovedDocument),
     Route(
@@ -122,6 +122,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", _ONE_APP + "/workers/{worker}/scale", _P.WRITE, apps.scale, "Set the number of instances",
         _D.AppDocument, _D.ScaleBody,
+    ),
+    Route(
+        "POST", _ONE_APP + "/undo", _P.WRITE, deploys.undo, "Deploy an earlier revision again", _D.DeployDocument,
+        _D.UndoBody,
     ),
     Route("POST", _ONE_APP + "/restart", _P.WRITE, apps.restart, "Restart", _D.AppDocument, _D.TargetBody),
     Route("POST", _ONE_APP + "/stop", _P.WRITE, apps.stop, "Stop until started", _D.AppDocument, _D.TargetBody),

@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from hsu_cluster.cli import commands_deploy, commands_doctor, commands_node, commands_read, commands_run
+from hsu_cluster.cli import (
+    commands_deploy,
+    commands_doctor,
+    commands_node,
+    commands_read,
+    commands_rollout,
+    commands_run,
+)
 from hsu_cluster.cli.connection import Flags
 from hsu_cluster.cli.failure import BAD_INPUT, FAILED, INTERRUPTED, error_lines, exit_status
 from hsu_cluster.cli.follow import unwrapped
@@ -71,6 +78,7 @@ def build() -> typer.Typer:
     commands_read.register(app)
     commands_doctor.register(app)
     commands_node.register(app, Verbs)
+    commands_rollout.register(app, Verbs)
     commands_run.register(app)
     return app
 

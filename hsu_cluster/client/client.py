@@ -121,6 +121,11 @@ class ClusterClient:
         answer = await self._transport.send("DELETE", path, headers=headers, key=secrets.token_hex(16))
         return cast(RemovedDocument, answer.document)
 
+    async def undo(self, namespace: str, app: str, to: int | None = None) -> DeployDocument:
+        """Deploy an earlier revision again. Raises ApiProblem `not-found`, `conflict.no-earlier-revision`."""
+        body = {} if to is None else {"to": to}
+        return cast(DeployDocument, await self._post(f"/v1/namespaces/{namespace}/apps/{app}/undo", body))
+
     async def scale(self, namespace: str, app: str, worker: str, replicas: int) -> AppDocument:
         """Ask for `replicas` instances of a worker and return the app."""
         path = f"/v1/namespaces/{namespace}/apps/{app}/workers/{worker}/scale"

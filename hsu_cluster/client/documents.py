@@ -352,6 +352,12 @@ class TargetBody(TypedDict, total=False):
     slot: int
 
 
+class UndoBody(TypedDict, total=False):
+    """Body of undo: the number of a kept revision; without it the latest earlier one with other content."""
+
+    to: int
+
+
 class SignalBody(TypedDict):
     """Body of signal: a name such as SIGHUP."""
 

@@ -292,3 +292,39 @@ async def test_one_of_two_deploys_of_a_new_app_at_once_makes_revision_one(tmp_pa
         )
         assert sorted(reply.status for reply in replies) == [200] + [412] * 7
         assert [item["number"] for item in (await api.get(f"{APP}/revisions"))["items"]] == [1]
+
+
+@asynchronous
+async def test_undo_deploys_an_earlier_revision_again(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        assert (await api.send("POST", f"{APP}/undo")).code == "not-found"
+        await api.deploy()
+        assert (await api.send("POST", f"{APP}/undo")).code == "conflict.no-earlier-revision"
+        await api.deploy(SHOP.replace("3600", "1800"))
+        await api.deploy(SHOP.replace("3600", "900"))
+        before = {each["number"]: each["content_hash"] for each in (await api.get(f"{APP}/revisions"))["items"]}
+
+        undone = (await api.send("POST", f"{APP}/undo")).document
+        assert (undone["app_revision"], undone["unchanged"]) == (4, False)
+        after = {each["number"]: each["content_hash"] for each in (await api.get(f"{APP}/revisions"))["items"]}
+        assert after == {**before, 4: before[2]}, "history is only added to"
+        assert (await api.get("/v1/events?namespace=default&app=shop"))["items"][0]["code"] == "Undone"
+
+        first = (await api.send("POST", f"{APP}/undo", {"to": 1})).document
+        assert first["app_revision"] == 5
+        assert (await api.send("POST", f"{APP}/undo", {"to": 1})).document["unchanged"]
+        revision = (await api.get(APP))["revision"]
+        for body, code in (({"to": 77}, "not-found"), ({"to": "x"}, "input.body"), ({"back": 1}, "input.body")):
+            assert (await api.send("POST", f"{APP}/undo", body)).code == code
+        assert (await api.get(APP))["revision"] == revision, "bad input changes nothing"
+
+
+@asynchronous
+async def test_undo_keeps_what_was_scaled_unless_the_manifest_states_it(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await api.deploy()
+        await api.deploy(SHOP.replace("3600", "1800"))
+        await api.send("POST", f"{APP}/workers/db/scale", {"replicas": 4})
+        await api.send("POST", f"{APP}/workers/web/scale", {"replicas": 9})
+        workers = {each["id"]: each["replicas"] for each in (await api.send("POST", f"{APP}/undo")).document["workers"]}
+        assert workers == {"web": 3, "db": 4}

@@ -99,6 +99,32 @@ def test_verbs_on_workers_and_slots(tmp_path: Path) -> None:
         assert len(list(new_pids(middle, cluster.wait_ready("shop", 3)))) == 3
 
 
+@pytest.mark.timeout(300)
+def test_an_earlier_revision_runs_again(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.standalone("solo")
+        for version in ("one", "two"):
+            code = f"echo version {version}; exec sleep 3600"
+            cluster.cli("deploy", str(cluster.manifest("shop", [shell("web", code, 3)])))
+        assert "version two" in cluster.cli("logs", "shop/web.0", "--tail", "1").stdout
+        before = cluster.wait_ready("shop", 3)
+
+        assert "revision 3 is accepted" in cluster.cli("rollout", "undo", "shop").stdout
+        after = cluster.wait_ready("shop", 3)
+        assert len(list(new_pids(before, after))) == 3
+        assert "version one" in cluster.cli("logs", "shop/web.0", "--tail", "1").stdout
+        assert cluster.cli("rollout", "status", "shop").returncode == 0
+        history = cluster.cli("rollout", "history", "shop").stdout
+        assert [line.split()[0] for line in history.splitlines()[1:]] == ["1", "2", "3"]
+
+        cluster.cli("rollout", "undo", "shop", "--to", "2")
+        eventually(
+            "the second version runs again",
+            lambda: "version two" in cluster.cli("logs", "shop/web.0", "--tail", "1").stdout,
+        )
+        assert "the kept ones are 1, 2, 3, 4" in cluster.cli("rollout", "undo", "shop", "--to", "9", expect=None).stderr
+
+
 def _web(cluster: Cluster, count: int) -> dict[str, dict[str, object]] | None:
     ready = {name: item for name, item in cluster.ready("shop").items() if item["worker"] == "web"}
     return ready if len(ready) == count else None
