@@ -23,7 +23,8 @@ for name in $order; do
 done
 cat >image/init <<INIT
 #!/bin/busybox sh
-for name in $order; do /bin/busybox insmod /modules/\$name.ko 2>/dev/null; done
+# twice: which of them needs which differs between releases of the kernel
+for name in $order $order; do /bin/busybox insmod /modules/\$name.ko 2>/dev/null; done
 /bin/busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000 root /root
 /bin/busybox mount -t proc none /proc
 script=\$(/bin/busybox sed -n 's/.*hsu_script=\([^ ]*\).*/\1/p' /proc/cmdline)
