@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from bench.peers.workers import processes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Driver:
+class Driver(abc.ABC):
     """One supervisor with its workers in a folder of its own."""
 
     name = ""
@@ -64,13 +65,13 @@ class Driver:
         with open(self.folder / "said.txt", "ab") as said:
             subprocess.run(command, env=self.environment, cwd=self.folder, stdout=said, stderr=said, timeout=300)
 
+    @abc.abstractmethod
     def set_up(self) -> None:
         """Write its configuration."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Start it and its workers."""
-        raise NotImplementedError
 
     def main_pid(self) -> int:
         """Return the process whose death is the supervisor's."""

@@ -173,14 +173,14 @@ def account_variables(identity: Identity | None) -> dict[str, str]:
     return {"HOME": identity.home, "USER": identity.name, "LOGNAME": identity.name}
 
 
-WORK_FOLDER = "work"
+WORK_FOLDER = "own"
 
 
 def open_folder(folder: str, top: str, identity: Identity) -> str:
     """Let another user run in an instance's folder below `top`; return where. Raises OSError, ProcessError.
 
     The folder and the files that were written into it stay ours, readable for the user's group: what we write there
-    later can never be led elsewhere by a link. The user's own is the folder `work` in it.
+    later can never be led elsewhere by a link. The user's own is the folder `own` in it.
     """
     path = folder
     while True:

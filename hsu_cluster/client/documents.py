@@ -38,7 +38,8 @@ class ProblemDocument(TypedDict):
 class LastExitDocument(TypedDict):
     """How a process ended last; `code` or `signal` (SIGKILL), both null when nobody saw it.
 
-    `cpu_s` (seconds of processor time) and `max_rss_bytes` (most memory at once): null where nobody told.
+    `cpu_s` (seconds of processor time) and `max_rss_bytes` (no more memory than this at once; not below
+    that of the agent): null where nobody told.
     """
 
     code: int | None

@@ -84,7 +84,8 @@ class Assignment:
 class LastExit:
     """How the process ended last: `code` or `signal` (a name such as SIGKILL); both None when nobody saw it.
 
-    `cpu_s` and `max_rss_bytes`: what it and the children that it waited for used, None where nobody told.
+    `cpu_s` and `max_rss_bytes`: what it and the children that it waited for used, None where nobody told. The kernel
+    counts memory from the fork on, so a small process shows that of the agent: it used at most so much.
     """
 
     code: int | None = None

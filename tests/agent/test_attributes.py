@@ -72,7 +72,7 @@ def test_another_user_with_its_groups_and_folder(agent: LocalAgent) -> None:
         agent,
         "{user: nobody, groups: [adm]}",
         "files: {a.conf: {content: hello}}",
-        "id; pwd; echo $HOME $USER; cat $HSU_FILES_DIR/a.conf; touch $HSU_FILES_DIR/../work/mine && echo wrote; "
+        "id; pwd; echo $HOME $USER; cat $HSU_FILES_DIR/a.conf; touch $HSU_FILES_DIR/../own/mine && echo wrote; "
         "echo x >> $HSU_FILES_DIR/a.conf || echo refused; exec sleep 1000",
     )
     assert status(pid, "Uid").split() == [str(NOBODY)] * 4
