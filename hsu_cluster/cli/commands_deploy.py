@@ -55,6 +55,7 @@ def deploy(
     timeout: Timeout = "5m",
     strategy: Strategy = None,
     var: Variables = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would change, and change nothing.")] = False,
 ) -> int:
     """Deploy a manifest and wait until the app is healthy.
 
@@ -70,6 +71,9 @@ def deploy(
     document = with_strategy(parsed.document, strategy)
 
     async def work(cluster: ClusterClient) -> int:
+        if dry_run:
+            session.terminal.lines(plan_lines(await cluster.plan(spec.namespace, spec.app, document)))
+            return 0
         answer = await cluster.deploy(spec.namespace, spec.app, document)
         known = {str(warning) for warning in parsed.warnings}
         added = [fault for each in answer["warnings"] if str(fault := _fault(each)) not in known]

@@ -95,6 +95,9 @@ def test_verbs_on_workers_and_slots(tmp_path: Path) -> None:
         assert cluster.cli("plan", str(manifest), expect=0).returncode == 0
         changed = cluster.manifest("shop", [sleeper("web", 3)])
         assert cluster.cli("plan", str(changed), expect=2).returncode == 2
+        told = cluster.cli("deploy", str(changed), "--dry-run").stdout
+        assert told == cluster.cli("plan", str(changed), expect=2).stdout
+        assert cluster.call("GET", "/v1/namespaces/default/apps/shop")["app_revision"] == 1
         cluster.cli("deploy", str(changed))
         assert len(list(new_pids(middle, cluster.wait_ready("shop", 3)))) == 3
 

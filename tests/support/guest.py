@@ -26,13 +26,19 @@ def find_guest() -> Path | None:
 
 def run_in_guest(folder: Path, command: Sequence[str], results: Path, *, within_s: float) -> tuple[int, str]:
     """Run a command in the guest, in the folder of this project; return its exit code and output (-1: no end)."""
+    project = shlex.quote(str(ROOT))
+    keep, back = "", ""
+    if ROOT.is_relative_to("/tmp"):  # the guest has a /tmp of its own, over that of the host
+        keep = f"mkdir /run/project; mount --bind {project} /run/project\n"
+        back = f"mkdir -p {project}; mount --bind /run/project {project}\n"
     boot_guest(
         folder,
         "#!/bin/sh\nexport PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp\n"
         "mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev; mount -t tmpfs none /run\n"
         "mount -t cgroup2 none /sys/fs/cgroup; ip link set lo up; mkdir /run/results\n"
-        "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 results /run/results; mount -t tmpfs none /tmp\n"
-        f"cd {shlex.quote(str(ROOT))}; export PYTHONDONTWRITEBYTECODE=1 HSU_TEST_GUEST=1 HSU_TEST_PATIENCE=5\n"
+        "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 results /run/results\n"
+        f"{keep}mount -t tmpfs none /tmp\n{back}"
+        f"cd {project}; export PYTHONDONTWRITEBYTECODE=1 HSU_TEST_GUEST=1 HSU_TEST_PATIENCE=5\n"
         f"{shlex.join(command)} >/run/results/output 2>&1 </dev/null\n"
         "echo $? >/run/results/code; sync; echo o >/proc/sysrq-trigger; sleep 5\n",
         results,
