@@ -76,7 +76,11 @@ class Looker:
             return self._finder.find(spec)
         except NotFoundHere as error:
             return str(error)
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # psutil raises these for a line of /proc that it cannot read
             return f"by {spec.described}: {error}"
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Segments:
     """Moves bytes from a pipe into the segments of one stream. No call blocks longer than the disk does."""
 
     def __init__(self, path: Path, segment_bytes: int, segments: int, rate_bytes_s: int = 0) -> None:
-        self._path = self.path = path
+        self.path = path
         self._segment_bytes = max(1, segment_bytes)
         self._segments = max(1, segments)
         self._descriptor = -1
@@ -153,9 +153,9 @@ class Segments:
         return self._size == 0 or os.pread(self._descriptor, 1, self._size - 1) == b"\n"
 
     def _open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(self._path, flags, 0o600)
+        self._descriptor = os.open(self.path, flags, 0o600)
         found = os.fstat(self._descriptor)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
         self._index.begin(found.st_ino, is_new=not self._size)
@@ -165,15 +165,15 @@ class Segments:
         os.close(self._descriptor)
         self._descriptor = -1
         oldest = self._segments - 1
-        for path, number in segment_files(self._path):
+        for path, number in segment_files(self.path):
             if number >= max(oldest, 1):
                 self._remove(path)
             else:  # the oldest comes first, so the next place is free
                 self._move(path, number + 1)
         if oldest:
-            os.replace(self._path, f"{self._path}.1")
+            os.replace(self.path, f"{self.path}.1")
         else:
-            self._remove(self._path)
+            self._remove(self.path)
         self._open()
         if self.on_full is not None:
             self.on_full(self.path)
@@ -183,11 +183,11 @@ class Segments:
         if not self._max_age_s:
             return
         limit_at = now_at - self._max_age_s
-        for path, _ in segment_files(self._path):
+        for path, _ in segment_files(self.path):
             if _changed_at(path) < limit_at:
                 self._remove(path)
         try:
-            if self._descriptor < 0 and os.lstat(self._path).st_size:
+            if self._descriptor < 0 and os.lstat(self.path).st_size:
                 self._open()
             if self._size and self._descriptor >= 0 and self._begun_at < limit_at and self._ends_line():
                 self._rotate()
@@ -199,7 +199,7 @@ class Segments:
         if not suffix:  # both are there if we died while one took the place of the other: the raw one counts
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{path}.gz")
-        os.replace(path, f"{self._path}.{number}{suffix}")
+        os.replace(path, f"{self.path}.{number}{suffix}")
 
     def _remove(self, path: Path) -> None:
         """Remove a segment and its index."""
@@ -209,7 +209,7 @@ class Segments:
             if path.suffix != ".gz":
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{path}.gz")  # we died while it took the place of the raw one
-            os.unlink(index_path(str(self._path), inode) + (".gz" if path.suffix == ".gz" else ""))
+            os.unlink(index_path(str(self.path), inode) + (".gz" if path.suffix == ".gz" else ""))
 
     def _refused(self, error: OSError, payload: bytes) -> int:
         self._why = error.strerror or str(error)
