@@ -76,11 +76,7 @@ class Looker:
             return self._finder.find(spec)
         except NotFoundHere as error:
             return str(error)
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # psutil raises these for a line of /proc that it cannot read
+        except (OSError, ValueError, RuntimeError) as error:  # psutil: a line of /proc that it cannot read
             return f"by {spec.described}: {error}"
 
     def close(self) -> None:
