@@ -16,10 +16,13 @@ from typing import Any
 
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.slots import worker_targets
+from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.errors import Compacted
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.rollout import Rollout
+from hsu_core.model.routes import RouteState
 from hsu_core.model.view import ClusterView
 from hsu_core.store.base import Entry, Page, Store
 from hsu_core.wire import keys
@@ -63,12 +66,16 @@ class Scope:
             return family
         if self.app is None:
             return f"{family}{self.namespace}/"
-        return f"{family}{self.namespace}/{self.app}" + ("" if family == keys.APPS else "/")
+        return f"{family}{self.namespace}/{self.app}" + ("" if family in (keys.APPS, keys.ROLLOUTS) else "/")
 
     @property
     def prefixes(self) -> tuple[str, ...]:
         """Return the prefixes of all keys of the scope."""
-        families = () if self.is_nodes_only else (keys.APPS, keys.REVISIONS, keys.ASSIGNMENTS, keys.STATUS)
+        families = (
+            ()
+            if self.is_nodes_only
+            else (keys.APPS, keys.REVISIONS, keys.ASSIGNMENTS, keys.STATUS, keys.ROLLOUTS, keys.RUNS, keys.ROUTES)
+        )
         return (*map(self.prefix, families), keys.NODES, keys.NODE_INTENTS)
 
 
@@ -213,10 +220,13 @@ def _build(scope: Scope, revision: int, records: list[_Record]) -> Reading:
     statuses: dict[tuple[InstanceId, str], InstanceStatus] = {}
     nodes: dict[str, NodeRecord] = {}
     intents: dict[str, NodeIntent] = {}
+    rollouts: dict[AppId, Rollout] = {}
+    runs: dict[tuple[AppId, str], AnalysisRun] = {}
+    routes: dict[tuple[AppId, str], RouteState] = {}
     changed: dict[str, int] = {}
     for record in records:
         content = record.content
-        if scope.app_id is not None and isinstance(content, AppRecord) and content.id != scope.app_id:
+        if scope.app_id is not None and isinstance(content, AppRecord | Rollout) and content.id != scope.app_id:
             continue  # the prefix of app "shop" is also that of "shop2"
         changed[record.key] = record.changed
         if isinstance(content, Assignment):
@@ -231,7 +241,15 @@ def _build(scope: Scope, revision: int, records: list[_Record]) -> Reading:
             nodes[content.name] = content
         elif isinstance(content, NodeIntent):
             intents[content.name] = content
-    view = ClusterView(revision, apps, revisions, assignments, statuses, nodes, intents)
+        elif isinstance(content, Rollout):
+            rollouts[content.id] = content
+        elif isinstance(content, AnalysisRun):
+            runs[content.app, content.id] = content
+        elif isinstance(content, RouteState):
+            routes[content.app, content.name] = content
+    view = ClusterView(
+        revision, apps, revisions, assignments, statuses, nodes, intents, rollouts=rollouts, runs=runs, routes=routes
+    )
     return Reading(scope, view, changed)
 
 
@@ -242,6 +260,9 @@ _KINDS: Mapping[str, type[Any]] = {
     "status": InstanceStatus,
     "nodes": NodeRecord,
     "node-intents": NodeIntent,
+    "rollouts": Rollout,
+    "runs": AnalysisRun,
+    "routes": RouteState,
 }
 
 

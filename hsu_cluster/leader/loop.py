@@ -10,7 +10,17 @@ from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.ids import AppId
-from hsu_core.model.view import Action, DropAssignment, DropStatus, Plan, PutAssignment
+from hsu_core.model.view import (
+    Action,
+    DropAssignment,
+    DropRollout,
+    DropRun,
+    DropStatus,
+    Plan,
+    PutAssignment,
+    PutRollout,
+    PutRun,
+)
 from hsu_core.runtime.tasks import Wake
 from hsu_core.store.base import Delete, Operation, Put
 from hsu_core.wire import keys
@@ -106,3 +116,11 @@ def operation_of(action: Action) -> Operation:
             return Delete(keys.assignment(instance))
         case DropStatus(instance=instance, node=node):
             return Delete(keys.status(instance, node))
+        case PutRollout(rollout=rollout):
+            return Put(keys.rollout(rollout.id), encode(rollout))
+        case DropRollout(app=app):
+            return Delete(keys.rollout(app))
+        case PutRun(run=run):
+            return Put(keys.run(run.app, run.id), encode(run))
+        case DropRun(app=app, id=run_id):
+            return Delete(keys.run(app, run_id))

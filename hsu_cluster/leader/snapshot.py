@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.errors import Compacted, StoreError, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import NodeIntent, NodeRecord
 from hsu_core.model.order import OrderSpec, spec_key
+from hsu_core.model.rollout import Rollout
+from hsu_core.model.routes import RouteState
 from hsu_core.model.view import ClusterView
 from hsu_core.store.base import Entry, Resync, Store, range_all
 from hsu_core.wire import keys
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 """Longest wait for the watch to show a commit of ours: it takes milliseconds."""
 
-KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents")
+KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents", "rollouts", "runs", "routes")
 """Families of keys that make up the view."""
 
 
@@ -75,6 +78,9 @@ class Snapshot:
         self._statuses: dict[tuple[InstanceId, str], InstanceStatus] = {}
         self._nodes: dict[str, NodeRecord] = {}
         self._node_intents: dict[str, NodeIntent] = {}
+        self._rollouts: dict[AppId, Rollout] = {}
+        self._runs: dict[tuple[AppId, str], AnalysisRun] = {}
+        self._routes: dict[tuple[AppId, str], RouteState] = {}
         self.assignments_of.clear()
         self.statuses_of.clear()
         self.unreadable.clear()
@@ -91,6 +97,9 @@ class Snapshot:
             self._node_intents,
             held=frozenset(filter(None, map(_app_of, self.unreadable))),
             unreadable_nodes=frozenset(filter(None, map(_node_of, self.unreadable))),
+            rollouts=self._rollouts,
+            runs=self._runs,
+            routes=self._routes,
         )
 
     def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
@@ -202,6 +211,18 @@ class Snapshot:
             intent = decode(NodeIntent, value)
             self._node_intents[intent.name] = intent
             self.changes.nodes.add(intent.name)
+        elif family == "rollouts":
+            rollout = decode(Rollout, value)
+            self._rollouts[rollout.id] = rollout
+            self.changes.apps.add(rollout.id)
+        elif family == "runs":
+            run = decode(AnalysisRun, value)
+            self._runs[run.app, run.id] = run
+            self.changes.apps.add(run.app)
+        elif family == "routes":
+            route = decode(RouteState, value)
+            self._routes[route.app, route.name] = route
+            self.changes.apps.add(route.app)
 
     def _put_assignment(self, assignment: Assignment) -> None:
         self._drop_assignment(assignment.instance)
@@ -256,6 +277,15 @@ class Snapshot:
         elif family == "node-intents":
             self._node_intents.pop(rest[0], None)
             self.changes.nodes.add(rest[0])
+        elif family in ("rollouts", "runs", "routes"):
+            app = AppId(rest[0], rest[1])
+            self.changes.apps.add(app)
+            if family == "rollouts":
+                self._rollouts.pop(app, None)
+            elif family == "runs":
+                self._runs.pop((app, rest[2]), None)
+            else:
+                self._routes.pop((app, rest[2]), None)
 
     def _drop_revision(self, app: AppId, number: int) -> None:
         revision = self._revisions.pop((app, number), None)
@@ -267,7 +297,7 @@ class Snapshot:
 def _app_of(key: str) -> AppId | None:
     """Return the app a key belongs to, None for other keys."""
     family, *rest = keys.parts(key)
-    is_of_app = family in ("apps", "revisions", "assignments", "status") and len(rest) >= 2
+    is_of_app = family not in ("nodes", "node-intents") and len(rest) >= 2
     return AppId(rest[0], rest[1]) if is_of_app else None
 
 

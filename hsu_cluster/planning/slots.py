@@ -131,7 +131,7 @@ def available_at_s(
     """
     if status is None or not is_ready(assignment, status, spec):
         return None
-    wait_s = spec.rollout.min_healthy_s
+    wait_s = spec.rollout.min_healthy_s or 0.0
     if wait_s <= 0 or status.changed_at > now_s + wait_s:
         return now_s
     return status.changed_at + wait_s

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
+from hsu_core.model.rollout import NO_INTENT, RolloutIntent
 from hsu_core.model.spec import AppSpec
 
 Ports = tuple[tuple[str, int], ...]
@@ -43,6 +44,7 @@ class AppRecord:
     intents: tuple[tuple[str, WorkerIntent], ...] = ()
     deployed_at: float = 0.0
     deployed_by: str = ""
+    rollout: RolloutIntent = NO_INTENT
 
     def intent(self, worker: str) -> WorkerIntent:
         """Return what was asked of `worker` (the default where nothing was)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hsu_core.model.analysis import AnalysisSpec
 from hsu_core.model.attributes import NO_ATTRIBUTES, ProcessAttributes
 from hsu_core.model.checks import AllCheck as AllCheck
 from hsu_core.model.checks import AnyCheck as AnyCheck
@@ -29,6 +30,9 @@ from hsu_core.model.process_files import ProcessFileSpec
 from hsu_core.model.restarts import DEFAULT_RESTART
 from hsu_core.model.restarts import RestartPolicy as RestartPolicy
 from hsu_core.model.restarts import RestartSpec as RestartSpec
+from hsu_core.model.rollout_spec import DEFAULT_ROLLOUT
+from hsu_core.model.rollout_spec import RolloutSpec as RolloutSpec
+from hsu_core.model.routes import RouteSpec
 from hsu_core.model.schedules import ScheduleSpec
 from hsu_core.model.unmanaged import UnmanagedSpec
 
@@ -174,18 +178,6 @@ class FileSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutSpec:
-    """How a new revision replaces the old: number or percent (`is_percent`) of replicas at once."""
-
-    strategy: str = "rolling"
-    max_unavailable: int = 25
-    is_max_unavailable_percent: bool = True
-    max_surge: int = 25
-    is_max_surge_percent: bool = True
-    min_healthy_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class LogSpec:
     """Size and number of the log segments of each stream. HSU's default keeps 10 of 100 MB; an edge box has less."""
 
@@ -217,7 +209,7 @@ class WorkerSpec:
     stop: StopSpec = StopSpec()
     resources: Resources = Resources()
     placement: PlacementSpec = PlacementSpec()
-    rollout: RolloutSpec = RolloutSpec()
+    rollout: RolloutSpec = DEFAULT_ROLLOUT
     logs: LogSpec = LogSpec()
     guarantee: Guarantee = Guarantee.AVAILABLE
     depends_on: tuple[str, ...] = ()
@@ -244,7 +236,13 @@ class AppSpec:
     base_directory: str = ""
     explicit_replicas: tuple[str, ...] = field(default=())
     """Ids of the workers whose file states `replicas`: a deploy takes back an earlier `scale` of these."""
+    routes: tuple[RouteSpec, ...] = ()
+    analyses: tuple[AnalysisSpec, ...] = ()
 
     def worker(self, worker_id: str) -> WorkerSpec | None:
         """Return the worker with this id, or None."""
         return next((worker for worker in self.workers if worker.id == worker_id), None)
+
+    def analysis(self, name: str) -> AnalysisSpec | None:
+        """Return the analysis with this name, or None."""
+        return next((analysis for analysis in self.analyses if analysis.name == name), None)

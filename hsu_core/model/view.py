@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.rollout import Rollout
+from hsu_core.model.routes import RouteState
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class ClusterView:
 
     `revisions` holds the current revision of each app (and older ones still referred to by an assignment),
     keyed by (app, number). `statuses` is keyed by (instance, node): during a move there can be two.
+    `runs` are keyed by (app, run id), `routes` by (app, name of the route).
     `held` and `unreadable_nodes`: apps and nodes of which a record is there that this release cannot read
     (damaged, or of a newer release): absent from the maps, and not to be taken for removed.
     """
@@ -34,6 +38,9 @@ class ClusterView:
     node_intents: Mapping[str, NodeIntent]
     held: frozenset[AppId] = frozenset()
     unreadable_nodes: frozenset[str] = frozenset()
+    rollouts: Mapping[AppId, Rollout] = field(default_factory=dict)
+    runs: Mapping[tuple[AppId, str], AnalysisRun] = field(default_factory=dict)
+    routes: Mapping[tuple[AppId, str], RouteState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,38 @@ class DropStatus:
     why: str
 
 
-Action = PutAssignment | DropAssignment | DropStatus
+@dataclass(frozen=True, slots=True)
+class PutRollout:
+    """Write how far a rollout is; `event` says what happened (empty: nothing that people need to be told)."""
+
+    rollout: Rollout
+    event: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropRollout:
+    """Forget the rollout of an app that was removed."""
+
+    app: AppId
+
+
+@dataclass(frozen=True, slots=True)
+class PutRun:
+    """Begin an analysis run, or tell it that no more of it is needed."""
+
+    run: AnalysisRun
+
+
+@dataclass(frozen=True, slots=True)
+class DropRun:
+    """Forget an analysis run of an earlier rollout."""
+
+    app: AppId
+    id: str
+
+
+Action = PutAssignment | DropAssignment | DropStatus | PutRollout | DropRollout | PutRun | DropRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +122,7 @@ class Plan:
     retry_at_s: float | None = None
     unplaced: Mapping[InstanceId, str] = field(default_factory=dict)
     """For each slot without a node: the sentence with the reason per filter."""
+    leaving: frozenset[InstanceId] = frozenset()
+    """Instances that have to be out of the routes before they are stopped."""
+    weights: Mapping[tuple[AppId, str], int] = field(default_factory=dict)
+    """For each (app, worker) with two sets: the percent of the traffic that the new one is to have now."""

@@ -11,7 +11,7 @@ from typing import Any
 from hsu_core.model.checks import AllCheck, AnyCheck, NotifyCheck
 from hsu_core.model.logging_rules import NO_RULES
 from hsu_core.model.restarts import RestartSpec
-from hsu_core.model.spec import AppSpec, LogSpec, WorkerSpec
+from hsu_core.model.spec import AppSpec, LogSpec, RolloutSpec, WorkerSpec
 
 HASH_DIGITS = 16
 """64 bits: an accidental match of two revisions of an app is out of the question."""
@@ -21,6 +21,8 @@ ADDED_LATER: Mapping[type, frozenset[str]] = {
     WorkerSpec: frozenset(
         {"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file", "groups"}
     ),
+    AppSpec: frozenset({"routes", "analyses"}),
+    RolloutSpec: frozenset(field.name for field in fields(RolloutSpec)[6:]),
     LogSpec: frozenset({"rules", "rate_bytes_s", "max_age_s", "is_compressed"}),
 }
 """Fields that came after the first release: they count only when they say something, or an upgrade would be a change.

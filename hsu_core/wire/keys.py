@@ -14,6 +14,9 @@
 | `nodes/<node>`                             | NodeRecord     | leader: node hub (fenced)                |
 | `assignments/<ns>/<app>/<worker>/<slot>`   | Assignment     | leader: planner loop (fenced)            |
 | `status/<ns>/<app>/<worker>/<slot>/<node>` | InstanceStatus | leader: node hub (fenced)                |
+| `rollouts/<ns>/<app>`                      | Rollout        | leader: planner loop (fenced)            |
+| `runs/<ns>/<app>/<id>`                     | AnalysisRun    | leader: planner and measurer (fenced)    |
+| `routes/<ns>/<app>/<route>`                | RouteState     | leader: traffic (fenced)                 |
 | `events/<time>-<sequence>`                 | EventRecord    | whoever writes the change, in its txn    |
 
 Numbers are zero-padded, so that key order is number order. Names hold no slash, so parts are unambiguous.
@@ -35,6 +38,9 @@ NODE_INTENTS = ROOT + "node-intents/"
 NODES = ROOT + "nodes/"
 ASSIGNMENTS = ROOT + "assignments/"
 STATUS = ROOT + "status/"
+ROLLOUTS = ROOT + "rollouts/"
+RUNS = ROOT + "runs/"
+ROUTES = ROOT + "routes/"
 EVENTS = ROOT + "events/"
 IDEMPOTENCY = ROOT + "idempotency/"
 REMOVED = ROOT + "removed/"
@@ -98,6 +104,21 @@ def statuses(app_id: AppId) -> str:
 def status(instance: InstanceId, node_name: str) -> str:
     """Return the key of what one node observed of a slot."""
     return f"{statuses(instance.app_id)}{instance.worker}/{instance.slot:05d}/{node_name}"
+
+
+def rollout(app_id: AppId) -> str:
+    """Return the key of an app's rollout."""
+    return f"{ROLLOUTS}{app_id.namespace}/{app_id.app}"
+
+
+def run(app_id: AppId, run_id: str) -> str:
+    """Return the key of an analysis run."""
+    return f"{RUNS}{app_id.namespace}/{app_id.app}/{run_id}"
+
+
+def route(app_id: AppId, name: str) -> str:
+    """Return the key of what the provider of a route has confirmed."""
+    return f"{ROUTES}{app_id.namespace}/{app_id.app}/{name}"
 
 
 def event(at_s: float, sequence: str) -> str:

@@ -246,7 +246,7 @@ def _rollout(body: RolloutModel | None, path: Path, found: FaultList) -> Rollout
         )
     if unavailable[1] and unavailable[0] > 100:
         found.fault((*path, "max_unavailable"), f"{unavailable[0]}% is more than all", "write 100% or less")
-    return RolloutSpec(strategy, *unavailable, *surge, body.min_healthy or 0.0)
+    return RolloutSpec(strategy, *unavailable, *surge, body.min_healthy)
 
 
 def _check_step(step: StepModel, path: Path, found: FaultList) -> None:
