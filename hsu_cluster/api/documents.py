@@ -188,17 +188,19 @@ def _worker(reading: Reading, app: AppId, health: WorkerHealth, revision: int) -
         "phase": str(health.phase),
         "reason": health.reason,
         "text": health.text,
-        "unenforced": _unenforced(reading, app, spec, health.replicas),
+        "unenforced": _unenforced(reading, app, spec, health.slots),
         "revision": revision,
     }
 
 
-def _unenforced(reading: Reading, app: AppId, spec: WorkerSpec | None, replicas: int) -> list[UnenforcedDocument]:
+def _unenforced(
+    reading: Reading, app: AppId, spec: WorkerSpec | None, wanted: Sequence[int]
+) -> list[UnenforcedDocument]:
     """Return the limits of a worker that the nodes of its instances do not hold, each with its nodes."""
     if spec is None or spec.limits.is_empty:
         return []
     view = reading.view
-    slots = (view.assignments.get(InstanceId(app.namespace, app.app, spec.id, slot)) for slot in range(replicas))
+    slots = (view.assignments.get(InstanceId(app.namespace, app.app, spec.id, slot)) for slot in wanted)
     alike: dict[HostLayout, list[str]] = {}  # a fleet has few kinds of hosts
     for name in sorted({assignment.node for assignment in slots if assignment is not None}):
         node = view.nodes.get(name)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hsu_cluster.planning.layout import Layout, app_layouts
 from hsu_cluster.planning.reconcile import reconcile
-from hsu_cluster.planning.slots import worker_targets
+from hsu_cluster.planning.rollout_begin import rollout_of
 from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.errors import Compacted
@@ -283,11 +284,16 @@ def _order_key(instance: InstanceId) -> tuple[str, str, str, int]:
 def missing_slots(view: ClusterView) -> list[InstanceId]:
     """Return the slots that should exist and have no assignment, in order."""
     missing = []
-    for app, record in sorted(view.apps.items()):
-        revision = view.revisions.get((app, record.revision))
-        for target in worker_targets(record, revision) if revision is not None else ():
-            for slot in range(target.replicas):
-                instance = target.instance(slot)
-                if instance not in view.assignments:
-                    missing.append(instance)
+    for app in sorted(view.apps):
+        for layout in layouts_of(view, app):
+            instances = (layout.target.instance(slot) for slot in layout.wanted_slots)
+            missing += [instance for instance in instances if instance not in view.assignments]
     return missing
+
+
+def layouts_of(view: ClusterView, app: AppId) -> tuple[Layout, ...]:
+    """Return which slots the workers of an app should have (none while its revision is missing)."""
+    record = view.apps[app]
+    if (app, record.revision) not in view.revisions:
+        return ()
+    return app_layouts(record, view.revisions, rollout_of(view, record, 0.0))

@@ -99,6 +99,9 @@ class PlannerLoop:
                 counts[action.assignment.instance.app_id, "Assigned", action.why] += 1
             elif isinstance(action, DropAssignment):
                 counts[action.instance.app_id, "Unassigned", action.why] += 1
+            elif isinstance(action, PutRollout):
+                for code, text in action.events:
+                    counts[action.rollout.id, code, text] += 1
         return [
             self._writer.event(
                 code, str(app), f"{count} of {app}: {why}" if count > 1 else why, namespace=app.namespace, app=app.app

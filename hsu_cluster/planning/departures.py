@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.slots import WorkerTarget, has_ended
+from hsu_cluster.planning.layout import Layout
+from hsu_cluster.planning.rollout_math import BASE_STEP
+from hsu_cluster.planning.slots import has_ended
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.ids import AppId
 from hsu_core.model.node import NodeState
 from hsu_core.model.spec import Guarantee
 
 
-def plan_drops(draft: Draft, targets: Sequence[WorkerTarget]) -> None:
-    """Drop assignments of removed apps, removed or disabled workers, and slots above the replicas."""
-    wanted = {(target.app, target.spec.id): target for target in targets}
+def plan_drops(draft: Draft, layouts: Sequence[Layout]) -> None:
+    """Drop assignments of removed apps, removed or disabled workers, and slots that no set of the worker has."""
+    wanted = {(layout.target.app, layout.target.spec.id): layout for layout in layouts}
     for app, worker in sorted(draft.assigned):
         if app in draft.held:
             continue
-        target = wanted.get((app, worker))
+        layout = wanted.get((app, worker))
         slots = draft.assigned[app, worker]
-        replicas = target.replicas if target else 0
+        sets = layout.sets if layout is not None else ()
         for slot in sorted(slots, reverse=True):
-            if slot < replicas:
-                break
+            if any(slot in one.slots or slot in one.helpers for one in sets):
+                continue
             assignment = slots[slot]
             if _may_be_unseen(draft, assignment):
                 draft.wait(
@@ -37,7 +39,7 @@ def plan_drops(draft: Draft, targets: Sequence[WorkerTarget]) -> None:
                     "running; it is taken away once the node has reported it or was removed",
                 )
                 continue
-            draft.drop(assignment, _why(draft, target, app, worker, replicas))
+            draft.drop(assignment, _why(draft, layout, app, worker, slot))
             del slots[slot]
 
 
@@ -80,11 +82,16 @@ def _may_be_unseen(draft: Draft, assignment: Assignment) -> bool:
     return not draft.is_removed(assignment.node) and not may_drop(draft, assignment)
 
 
-def _why(draft: Draft, target: WorkerTarget | None, app: AppId, worker: str, replicas: int) -> str:
+def _why(draft: Draft, layout: Layout | None, app: AppId, worker: str, slot: int) -> str:
     if app not in draft.view.apps:
         return f"app {app} was removed"
-    if target is None:
+    if layout is None:
         return f"revision {draft.view.apps[app].revision} has no worker {worker}"
-    if not target.spec.is_enabled:
+    if layout.is_back:
+        return f"back to revision {layout.old.revision if layout.old else 0}"
+    if not layout.target.spec.is_enabled:
         return f"worker {worker} is disabled"
-    return f"scaled down to {replicas}"
+    first = min((one.base for one in layout.sets), default=0)
+    if first <= slot < first + BASE_STEP:
+        return f"scaled down to {layout.replicas}"
+    return f"the set of revision {layout.target.revision} has taken over"

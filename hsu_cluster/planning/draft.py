@@ -60,6 +60,14 @@ class Draft:
         self._waiting: list[Waiting] = []
         self._unplaced: dict[InstanceId, str] = {}
         self._retry_at_s: float | None = None
+        self._rollouts: list[Action] = []
+        self._leaving: set[InstanceId] = set()
+        self.weights: dict[WorkerName, int] = {}
+        self._routed: dict[AppId, set[InstanceId]] = {}
+        for route in view.routes.values():
+            held = self._routed.setdefault(route.app, set())
+            held |= {endpoint.instance for endpoint in route.endpoints}
+            held |= set(route.leaving)
 
     @cached_property
     def table(self) -> NodeTable:
@@ -124,6 +132,8 @@ class Draft:
         """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
         previous = self.view.assignments.get(instance)
         previous_epoch = previous.epoch if previous else 0
+        if previous is not None and _ends_process(previous, node, desired) and self._must_leave(instance):
+            return
         assignment = Assignment(
             instance,
             node,
@@ -138,6 +148,8 @@ class Draft:
 
     def drop(self, assignment: Assignment, why: str) -> None:
         """Write down that a slot loses its assignment, and free its room."""
+        if self._must_leave(assignment.instance):
+            return
         self._next_epoch(assignment.instance, assignment.epoch)
         self._drops[assignment.instance] = DropAssignment(assignment.instance, assignment.epoch, why)
         if "table" in self.__dict__:
@@ -145,7 +157,7 @@ class Draft:
 
     def is_changed(self, instance: InstanceId) -> bool:
         """Return whether this pass already changes the slot."""
-        return instance in self._puts or instance in self._drops
+        return instance in self._puts or instance in self._drops or instance in self._leaving
 
     def put_node(self, instance: InstanceId) -> str | None:
         """Return the node this pass assigns the slot to, if it does."""
@@ -164,6 +176,29 @@ class Draft:
         """Write down that no node can take the slot."""
         self._unplaced[instance] = reason
 
+    def roll(self, *actions: Action) -> None:
+        """Write down how far a rollout is, before anything that follows from it."""
+        self._rollouts += actions
+
+    def _must_leave(self, instance: InstanceId) -> bool:
+        """Return whether an instance has to be out of its routes before its process is ended."""
+        if instance not in self._routed.get(instance.app_id, ()):
+            return False
+        record = self.view.assignments.get(instance)
+        if record is not None and self.is_lost(record.node):
+            return False  # it serves nobody
+        self._leaving.add(instance)
+        self.wait(str(instance), "route.leaving", f"{instance} leaves its routes before it is stopped")
+        return True
+
+    def lacks_room(self, app: AppId) -> bool:
+        """Return whether something of the app has no place."""
+        return any(instance.app_id == app for instance in self._unplaced)
+
+    def is_asked(self, app: AppId) -> bool:
+        """Return whether this pass is about the app."""
+        return self.wanted is None or app in self.wanted
+
     def retry_at(self, time_s: float) -> None:
         """Ask for another look when this time has come."""
         if time_s > self.now_s and (self._retry_at_s is None or time_s < self._retry_at_s):
@@ -177,7 +212,14 @@ class Draft:
         actions += [self._puts[instance] for instance in sorted(self._puts)]
         unplaced = {instance: self._unplaced[instance] for instance in sorted(self._unplaced)}
         waiting = tuple(sorted(set(self._waiting), key=lambda item: (item.subject, item.code, item.text)))
-        return Plan(tuple(actions), waiting, self._retry_at_s, unplaced)
+        return Plan(
+            (*self._rollouts, *actions),
+            waiting,
+            self._retry_at_s,
+            unplaced,
+            frozenset(self._leaving),
+            dict(self.weights),
+        )
 
     def _next_epoch(self, instance: InstanceId, previous_epoch: int) -> int:
         """Return the epoch of a change made on this view. Raises Bug unless it grows."""
@@ -190,3 +232,13 @@ class Draft:
                 code="internal.epoch",
             )
         return epoch
+
+
+def _ends_process(previous: Assignment, node: str, desired: Desired) -> bool:
+    """Return whether a change of an order ends the process that follows it."""
+    return (
+        previous.node != node
+        or previous.spec_hash != desired.spec_hash
+        or previous.generation < desired.generation
+        or (desired.is_stopped and not previous.is_stopped)
+    )

@@ -12,10 +12,12 @@ from enum import StrEnum
 
 from hsu_cluster.planning.diff import FieldChange, diff_specs, flatten
 from hsu_cluster.planning.intents import deploy
+from hsu_cluster.planning.layout import app_layouts, base_of
 from hsu_cluster.planning.reconcile import reconcile
-from hsu_cluster.planning.slots import WorkerTarget, is_restart_needed, worker_targets
+from hsu_cluster.planning.slots import WorkerTarget, is_restart_needed
 from hsu_core.model.assignment import Revision
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.rollout import Rollout, RolloutPhase, Stage, WorkerRollout
 from hsu_core.model.spec import WorkerSpec
 from hsu_core.model.view import ClusterView, DropAssignment, PutAssignment
 
@@ -61,14 +63,15 @@ def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
     record = view.apps.get(app)
     current = view.revisions.get((app, record.revision)) if record else None
     fields = diff_specs(current.spec if current else None, revision.spec)
-    after, number = _as_deployed(view, revision, current)
+    after = _as_deployed(view, revision, current)
     plan = reconcile(after, 0.0, apps=[app])
     puts = {
         action.assignment.instance: action.assignment for action in plan.actions if isinstance(action, PutAssignment)
     }
     dropped = {action.instance for action in plan.actions if isinstance(action, DropAssignment)}
     placements = {instance: order.node for instance, order in puts.items() if _is_moved(view, instance, order.node)}
-    targets = {target.spec.id: target for target in worker_targets(after.apps[app], after.revisions[app, number])}
+    found = app_layouts(after.apps[app], after.revisions, after.rollouts[app])
+    targets = {layout.target.spec.id: replace(layout.target, base=layout.sets[0].base) for layout in found}
     names = {worker.id for worker in revision.spec.workers}
     names |= {worker.id for worker in current.spec.workers} if current else set()
     changes = []
@@ -89,24 +92,29 @@ def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
     )
 
 
-def _as_deployed(view: ClusterView, revision: Revision, current: Revision | None) -> tuple[ClusterView, int]:
-    """Return the view after the deploy, with nothing to wait for, and the number the revision has in it."""
+def _as_deployed(view: ClusterView, revision: Revision, current: Revision | None) -> ClusterView:
+    """Return the view after the deploy, with nothing to wait for."""
     is_same = current is not None and current.content_hash == revision.content_hash
     number = current.number if current is not None and is_same else _free_number(view, revision)
     workers = tuple(
-        replace(worker, depends_on=(), rollout=replace(worker.rollout, strategy="recreate"))
+        replace(worker, depends_on=(), rollout=replace(worker.rollout, max_unavailable=100, max_surge=0))
         for worker in revision.spec.workers
     )
     trial = replace(revision, number=number, spec=replace(revision.spec, workers=workers))
     record = deploy(view.apps.get(revision.id), trial)
-    return (
-        replace(
-            view,
-            apps={**view.apps, revision.id: record},
-            revisions={**view.revisions, (revision.id, number): trial},
-        ),
-        number,
+    return replace(
+        view,
+        apps={**view.apps, revision.id: record},
+        revisions={**view.revisions, (revision.id, number): trial},
+        rollouts={**view.rollouts, revision.id: _done(view.rollouts.get(revision.id), trial)},
     )
+
+
+def _done(held: Rollout | None, trial: Revision) -> Rollout:
+    """Return the rollout of the trial as it is when it has ended well, in the slots that are used now."""
+    bases = {spec.id: base_of(held, spec.id) for spec in trial.spec.workers}
+    parts = tuple(WorkerRollout(name, "rolling", Stage.DONE, base, base) for name, base in bases.items())
+    return Rollout(trial.id, trial.number, phase=RolloutPhase.HEALTHY, workers=parts, ended_at=0.0)
 
 
 def _free_number(view: ClusterView, revision: Revision) -> int:
@@ -132,9 +140,9 @@ def _worker_change(
 ) -> WorkerChange:
     """Return the change of one worker, counted from what runs now and what the forecast does."""
     added = restarted = moved = missing = 0
-    replicas = target.replicas if target else 0
-    removed = sum(instance.worker == name and instance.slot >= replicas for instance in dropped)
-    for slot in range(replicas):
+    slots = range(target.base, target.base + target.replicas) if target else range(0)
+    removed = sum(instance.worker == name and instance.slot not in slots for instance in dropped)
+    for slot in slots:
         assert target is not None
         instance = target.instance(slot)
         assignment = view.assignments.get(instance)

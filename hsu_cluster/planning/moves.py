@@ -39,14 +39,14 @@ class Slot:
     is_draining: bool
 
 
-def read_slot(draft: Draft, target: WorkerTarget, number: int) -> Slot:
-    """Return what the view holds of slot `number`."""
+def read_slot(draft: Draft, target: WorkerTarget, number: int, present: WorkerTarget | None = None) -> Slot:
+    """Return what the view holds of slot `number` that is to become `target`; `present`: what it runs now."""
     assignment = draft.assigned.get((target.app, target.spec.id), {}).get(number)
     desired = target.desired(number, assignment)
     if assignment is None:
         return Slot(target.instance(number), desired, None, None, False, False, False)
     status = draft.status(assignment)
-    since_s = available_at_s(assignment, status, target.spec, draft.now_s)
+    since_s = available_at_s(assignment, status, present or target, draft.now_s)
     is_lost = draft.is_lost(assignment.node)
     return Slot(
         instance=assignment.instance,
@@ -133,13 +133,17 @@ class Mover:
         """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
         return self._vacate(slot) if self.is_strict else bool(self.place([slot], why))
 
-    def place(self, slots: Sequence[Slot], why: str) -> int:
-        """Place slots anywhere; one that fits nowhere keeps what it has. Returns how many change."""
+    def place(self, slots: Sequence[Slot], why: str, *, is_optional: bool = False) -> int:
+        """Place slots anywhere; one that fits nowhere keeps what it has. Returns how many change.
+
+        That an optional slot has no place is no trouble of the app.
+        """
         if not slots:
             return 0
+        note = self._note_no_room if is_optional else self._note_unplaced
         if self._full_why:
             for slot in slots:
-                self._note_unplaced(slot, self._full_why)
+                note(slot, self._full_why)
             return 0
         table = self.draft.table
         held = {slot.instance: table.release(slot.instance) for slot in slots}
@@ -153,7 +157,7 @@ class Mover:
             if old is not None:
                 table.reserve(slot.instance, *old)
             self._full_why = result.unplaced[slot.instance]
-            self._note_unplaced(slot, self._full_why)
+            note(slot, self._full_why)
         return len(result.placed)
 
     def _vacate(self, slot: Slot) -> bool:
@@ -189,6 +193,13 @@ class Mover:
             str(slot.instance),
             "schedule.unplaced",
             f"cannot place {slot.instance}: {reason}; add or free a node, or lower what worker {self.spec.id} asks for",
+        )
+
+    def _note_no_room(self, slot: Slot, reason: str) -> None:
+        self.draft.wait(
+            self.target.name,
+            "rollout.no-room",
+            f"no instance of {self.target.name} can be started beside those that are replaced: {reason}",
         )
 
 

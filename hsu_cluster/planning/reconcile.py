@@ -10,13 +10,16 @@ worker's slots are moved, replaced in waves and placed (`waves`).
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from hsu_cluster.planning.departures import plan_drops, plan_forgotten
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.slots import WorkerTarget, worker_targets
+from hsu_cluster.planning.layout import Layout
+from hsu_cluster.planning.rollout import plan_rollout
 from hsu_cluster.planning.waves import plan_worker
 from hsu_core.model.ids import AppId
-from hsu_core.model.view import ClusterView, Plan
+from hsu_core.model.rollout import Rollout, Stage
+from hsu_core.model.view import ClusterView, DropRollout, DropRun, Plan, PutRollout
 
 
 def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None = None) -> Plan:
@@ -27,7 +30,8 @@ def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None
     """
     wanted = None if apps is None else frozenset(apps)
     draft = Draft(view, now_s, wanted)
-    targets: list[WorkerTarget] = []
+    layouts: list[Layout] = []
+    rollouts: dict[AppId, Rollout] = {}
     for app in sorted(view.held if wanted is None else view.held & wanted):
         draft.wait(
             str(app),
@@ -50,9 +54,35 @@ def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None
             )
             draft.hold(app)
             continue
-        targets += worker_targets(record, revision)
-    plan_drops(draft, targets)
-    for target in targets:
-        plan_worker(draft, target)
+        rollout, found = plan_rollout(draft, record)
+        rollouts[app] = rollout
+        layouts += found
+    plan_drops(draft, layouts)
+    for layout in layouts:
+        plan_worker(draft, layout)
+    for rollout in rollouts.values():
+        _give_room(draft, rollout)
+    _forget_rollouts(draft)
     plan_forgotten(draft)
     return draft.plan()
+
+
+def _give_room(draft: Draft, rollout: Rollout) -> None:
+    """Let workers go that the new revision does not have, if something of the app has no place while they stay."""
+    parts = [part for part in rollout.workers if part.strategy == "remove" and part.stage is not Stage.DONE]
+    if not parts or rollout.is_going_back or not draft.lacks_room(rollout.id):
+        return
+    for part in parts:
+        for assignment in draft.assigned.get((rollout.id, part.worker), {}).values():
+            if not draft.is_changed(assignment.instance):
+                draft.drop(assignment, f"revision {rollout.revision} has no worker {part.worker} and needs its room")
+    gone = tuple(replace(part, stage=Stage.DONE) if part in parts else part for part in rollout.workers)
+    draft.roll(PutRollout(replace(rollout, workers=gone)))
+
+
+def _forget_rollouts(draft: Draft) -> None:
+    """Forget rollouts and runs of apps that were removed."""
+    view = draft.view
+    gone = [app for app in view.rollouts if app not in view.apps and app not in view.held and draft.is_asked(app)]
+    draft.roll(*(DropRollout(app) for app in sorted(gone)))
+    draft.roll(*(DropRun(app, name) for app, name in sorted(view.runs) if app in gone))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision, WorkerIntent
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
-from hsu_core.model.spec import RestartPolicy, RolloutSpec, WorkerSpec
+from hsu_core.model.spec import RestartPolicy, WorkerSpec
 
 ENDED = frozenset({State.STOPPED, State.FAILED, State.REGISTERED})
 """States without a process, in which nothing starts by itself."""
@@ -37,6 +37,10 @@ class WorkerTarget:
     intent: WorkerIntent
     revision: int
     spec_hash: str
+    base: int = 0
+    """First slot of its set."""
+    min_healthy_s: float = 0.0
+    """Ready for so long counts as available."""
 
     @property
     def name(self) -> str:
@@ -57,18 +61,25 @@ class WorkerTarget:
 
     def desired(self, slot: int, current: Assignment | None = None) -> Desired:
         """Return what the slot should run; a generation never goes back, as any change of it is a restart."""
-        intent = self.intent
-        generation = max(intent.generation(slot), current.generation if current else 0)
-        return Desired(self.revision, self.spec_hash, generation, intent.wants_stopped(slot))
+        intent, index = self.intent, slot - self.base
+        generation = max(intent.generation(index), current.generation if current else 0)
+        return Desired(self.revision, self.spec_hash, generation, intent.wants_stopped(index))
+
+    def is_run_by(self, assignment: Assignment) -> bool:
+        """Return whether a process of this order is one of this target: nothing that needs a restart differs."""
+        return assignment.spec_hash == self.spec_hash
 
 
-def worker_targets(record: AppRecord, revision: Revision) -> tuple[WorkerTarget, ...]:
-    """Return the workers of the app's current revision, in the order of the specification."""
-    hashes, intents = dict(revision.spec_hashes), dict(record.intents)
-    return tuple(
-        WorkerTarget(record.id, spec, intents.get(spec.id, WorkerIntent()), revision.number, hashes.get(spec.id, ""))
-        for spec in revision.spec.workers
-    )
+def target_of(record: AppRecord, revision: Revision, worker: str) -> WorkerTarget | None:
+    """Return the target of a worker as a revision has it, None if that has no such worker."""
+    spec = revision.spec.worker(worker)
+    if spec is None:
+        return None
+    wait_s = spec.rollout.min_healthy_s or 0.0
+    return WorkerTarget(
+        record.id, spec, record.intent(worker), revision.number, dict(revision.spec_hashes).get(worker, ""),
+        min_healthy_s=wait_s,
+    )  # fmt: skip
 
 
 def is_restart_needed(assignment: Assignment, desired: Desired) -> bool:
@@ -122,31 +133,19 @@ def is_ready(assignment: Assignment, status: InstanceStatus | None, spec: Worker
 
 
 def available_at_s(
-    assignment: Assignment, status: InstanceStatus | None, spec: WorkerSpec, now_s: float
+    assignment: Assignment, status: InstanceStatus | None, target: WorkerTarget, now_s: float
 ) -> float | None:
     """Return since when (or from when on) the slot counts as available; None while it is not ready.
 
-    Ready for `min_healthy_s`, measured from `changed_at`, which is the node's clock: a node whose clock
+    Ready for the target's `min_healthy_s`, measured from `changed_at`, which is the node's clock: a node whose clock
     is ahead by more than that cannot be timed, and its ready instances count at once.
     """
-    if status is None or not is_ready(assignment, status, spec):
+    if status is None or not is_ready(assignment, status, target.spec):
         return None
-    wait_s = spec.rollout.min_healthy_s or 0.0
+    wait_s = target.min_healthy_s
     if wait_s <= 0 or status.changed_at > now_s + wait_s:
         return now_s
     return status.changed_at + wait_s
-
-
-def max_unavailable(rollout: RolloutSpec, replicas: int) -> int:
-    """Return how many of `replicas` may be unavailable at once: 1..replicas (0 for no replicas).
-
-    Percentages round down (Kubernetes' deployment utilities). A slot is replaced in place and cannot
-    surge, so 0 counts as 1: otherwise nothing could ever be replaced.
-    """
-    asked = rollout.max_unavailable
-    if rollout.is_max_unavailable_percent:
-        asked = replicas * asked // 100
-    return min(max(1, asked), replicas)
 
 
 def describe_state(assignment: Assignment, status: InstanceStatus | None) -> str:

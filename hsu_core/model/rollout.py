@@ -41,8 +41,11 @@ class WorkerRollout:
     """One worker's way. `stable_base` and `new_base` are the first slots of the two sets (equal: one set, in place).
 
     `step` counts the steps that are over; `position` counts everything that a promotion can end, so that a promotion is
-    for one place only. `weight` is the percent that the new set is to have. `scale`: canary instances fixed by
-    set_canary_scale, None: as the weight asks. `since_at`: when the present step or stage began.
+    for one place only. `weight` is the percent that the new set is to have in the end of the step, `traffic` that which
+    routes are to give it now: it follows when the instances for it are there. `scale_replicas`, `scale_percent`:
+    the canary instances fixed by set_canary_scale, None: as the weight asks. `since_at`: when the present step or stage
+    began; `is_paused`: that it waits by itself for a time, a person or a measurement, so that no deadline runs.
+    `skips_steps`: it goes back to a version that was in force lately, so neither steps nor analyses are needed.
     """
 
     worker: str
@@ -53,9 +56,23 @@ class WorkerRollout:
     step: int = 0
     position: int = 0
     weight: int = 0
-    scale: int | None = None
+    traffic: int = 0
+    scale_replicas: int | None = None
+    scale_percent: int | None = None
     since_at: float = 0.0
+    is_paused: bool = False
+    skips_steps: bool = False
     waits_for: str = ""
+
+    @property
+    def has_two_sets(self) -> bool:
+        """Return whether the new revision has slots of its own, beside those of the stable one."""
+        return self.new_base != self.stable_base
+
+    @property
+    def is_promoted(self) -> bool:
+        """Return whether its own outcome is decided."""
+        return self.stage in (Stage.PROMOTED, Stage.DONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,10 @@ class DropStatus:
 
 @dataclass(frozen=True, slots=True)
 class PutRollout:
-    """Write how far a rollout is; `event` says what happened (empty: nothing that people need to be told)."""
+    """Write how far a rollout is; `events` are (code, text) of what people are to be told of it."""
 
     rollout: Rollout
-    event: str = ""
-    text: str = ""
+    events: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from hsu_core.model.spec import (
     PortSpec,
     Resources,
     RestartSpec,
-    RolloutSpec,
     StopSpec,
     WorkerSpec,
     WorkerType,
@@ -32,14 +31,13 @@ from hsu_core.wire.log_convert import convert_log_rules
 from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.manifest_models import (
     PlacementModel,
-    RolloutModel,
-    StepModel,
     WorkerModel,
 )
 from hsu_core.wire.restart_convert import convert_restart
+from hsu_core.wire.rollout_convert import convert_rollout
 from hsu_core.wire.schedule_convert import convert_schedule
 from hsu_core.wire.tree import Path
-from hsu_core.wire.unit_convert import UnitParts, convert_unit, warn_keys
+from hsu_core.wire.unit_convert import UnitParts, convert_unit
 from hsu_core.wire.unmanaged_convert import convert_unmanaged
 
 _CONSTRAINT = re.compile(
@@ -96,7 +94,7 @@ def convert_worker(
             reserved.memory_bytes if resources is None or resources.memory is None else resources.memory,
         ),
         placement=_placement(model.placement, (*path, "placement"), found),
-        rollout=_rollout(model.rollout, (*path, "rollout"), found),
+        rollout=convert_rollout(model.rollout, (*path, "rollout"), found),
         logs=replace(
             _logs(model, (*path, "logs"), found),
             rules=convert_log_rules(
@@ -199,64 +197,6 @@ def _placement(body: PlacementModel | None, path: Path, found: FaultList) -> Pla
         max_per_node=body.max_per_node or 0,
         strategy=body.strategy or "spread",
     )
-
-
-def _rollout(body: RolloutModel | None, path: Path, found: FaultList) -> RolloutSpec:
-    default = RolloutSpec()
-    if body is None:
-        return default
-    for index, step in enumerate(body.steps or []):
-        _check_step(step, (*path, "steps", index), found)
-    strategy = body.strategy or default.strategy
-    if strategy in ("canary", "blue-green"):
-        found.warn(
-            (*path, "strategy"),
-            f"{strategy} is not carried out by this version: instances are replaced in waves (rolling)",
-            "set max_unavailable for the size of the waves",
-        )
-        strategy = "rolling"
-    warn_keys(
-        body,
-        (
-            "steps",
-            "auto_promote",
-            "auto_promote_after",
-            "preview_replicas",
-            "scale_down_delay",
-            "abort_scale_down_delay",
-            "progress_deadline",
-            "rollback_window",
-        ),
-        path,
-        found,
-    )
-    surge = body.max_surge or (default.max_surge, default.is_max_surge_percent)
-    unavailable = body.max_unavailable or (default.max_unavailable, default.is_max_unavailable_percent)
-    if body.max_surge is not None:
-        found.warn(
-            (*path, "max_surge"),
-            "is not carried out by this version: an instance is replaced in its slot, never beside it",
-            "set max_unavailable for the size of the waves",
-        )
-    if body.max_unavailable is not None and unavailable[0] == 0:
-        found.warn(
-            (*path, "max_unavailable"),
-            "0 counts as 1 in this version: an instance is replaced in its slot, so one at a time is away",
-            "write 1, or run one replica more than you need",
-        )
-    if unavailable[1] and unavailable[0] > 100:
-        found.fault((*path, "max_unavailable"), f"{unavailable[0]}% is more than all", "write 100% or less")
-    return RolloutSpec(strategy, *unavailable, *surge, body.min_healthy)
-
-
-def _check_step(step: StepModel, path: Path, found: FaultList) -> None:
-    given = sorted(step.model_fields_set)
-    if len(given) != 1:
-        text = f"a step is one of {', '.join(StepModel.model_fields)}, found {', '.join(given) or 'nothing'}"
-        found.fault(path, text, "write one per step")
-    scale = step.set_canary_scale
-    if scale is not None and len([key for key in scale.model_fields_set if getattr(scale, key) is not None]) != 1:
-        found.fault((*path, "set_canary_scale"), "needs one of replicas, weight, match_traffic", "keep one")
 
 
 def _logs(model: WorkerModel, path: Path, found: FaultList) -> LogSpec:

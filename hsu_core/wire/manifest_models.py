@@ -12,12 +12,9 @@ from hsu_core.wire import forms
 from hsu_core.wire.attribute_models import ProcessModel
 from hsu_core.wire.fields import (
     Boolean,
-    Count,
     Cpu,
     Duration,
     Name,
-    Percent,
-    PercentOrCount,
     Replicas,
     Signal,
     Size,
@@ -36,6 +33,7 @@ from hsu_core.wire.hook_models import HooksModel
 from hsu_core.wire.limit_models import Limits
 from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.restart_models import RestartModel
+from hsu_core.wire.rollout_models import RolloutModel
 from hsu_core.wire.unit_models import Unit
 
 
@@ -108,53 +106,6 @@ class LogsModel(Strict):
     rate_limit: Size | None = None
     max_age: Duration | None = None
     compress: Boolean | None = None
-
-
-class CanaryScale(Strict):
-    """How many canary instances, in one of three ways."""
-
-    replicas: Replicas | None = None
-    weight: Percent | None = None
-    match_traffic: Boolean | None = None
-
-
-class PauseModel(Strict):
-    """A pause with an end, or (without `duration`) until someone promotes."""
-
-    duration: Duration | None = None
-
-
-def _pause(value: Any) -> Any:
-    if value is None:
-        return {}
-    return value if isinstance(value, dict) else {"duration": value}
-
-
-class StepModel(Strict):
-    """One step of a canary: exactly one key."""
-
-    set_weight: Percent | None = None
-    set_canary_scale: CanaryScale | None = None
-    pause: Annotated[PauseModel, Takes(_pause, beside({"type": "null"}, forms.DURATION))] | None = None
-    analysis: Text | None = None
-    approve: Any = None
-
-
-class RolloutModel(Strict):
-    """Waves are carried out; steps and the times of blue-green are not."""
-
-    strategy: Annotated[str, choice("rolling", "recreate", "canary", "blue-green")] | None = None
-    max_surge: PercentOrCount | None = None
-    max_unavailable: PercentOrCount | None = None
-    min_healthy: Duration | None = None
-    steps: list[StepModel] | None = None
-    auto_promote: Boolean | None = None
-    auto_promote_after: Duration | None = None
-    preview_replicas: Replicas | None = None
-    scale_down_delay: Duration | None = None
-    abort_scale_down_delay: Duration | None = None
-    progress_deadline: Duration | None = None
-    rollback_window: Count | None = None
 
 
 class DependencyModel(Strict):

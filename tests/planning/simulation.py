@@ -10,12 +10,25 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from hsu_cluster.planning.reconcile import reconcile
+from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import ALIVE, State
 from hsu_core.model.node import NodeIntent, NodeRecord, NodeState
+from hsu_core.model.rollout import Rollout
+from hsu_core.model.routes import RouteState
 from hsu_core.model.spec import Guarantee, WorkerSpec
-from hsu_core.model.view import ClusterView, DropAssignment, DropStatus, Plan, PutAssignment
+from hsu_core.model.view import (
+    ClusterView,
+    DropAssignment,
+    DropRollout,
+    DropRun,
+    DropStatus,
+    Plan,
+    PutAssignment,
+    PutRollout,
+    PutRun,
+)
 
 
 @dataclass(slots=True)
@@ -41,6 +54,12 @@ class Cluster:
         self.node_intents: dict[str, NodeIntent] = {}
         self.processes: dict[tuple[InstanceId, str], Process] = {}
         self.broken_hashes: set[str] = set()
+        self.rollouts: dict[AppId, Rollout] = {}
+        self.runs: dict[tuple[AppId, str], AnalysisRun] = {}
+        self.routes: dict[tuple[AppId, str], RouteState] = {}
+        self.events: list[tuple[str, str]] = []
+        self.crashing_hashes: set[str] = set()
+        self.restarts: Counter[tuple[InstanceId, str]] = Counter()
         self.epochs: dict[InstanceId, int] = {}
 
     def view(self) -> ClusterView:
@@ -53,6 +72,9 @@ class Cluster:
             dict(self.statuses),
             dict(self.nodes),
             dict(self.node_intents),
+            rollouts=dict(self.rollouts),
+            runs=dict(self.runs),
+            routes=dict(self.routes),
         )
 
     def touch(self) -> None:
@@ -80,6 +102,15 @@ class Cluster:
                     self.assignments[assignment.instance] = assignment
                 case DropAssignment(instance, previous_epoch, _):
                     assert self.assignments.pop(instance).epoch == previous_epoch
+                case PutRollout(rollout, events):
+                    self.rollouts[rollout.id] = rollout
+                    self.events += events
+                case DropRollout(app):
+                    del self.rollouts[app]
+                case PutRun(run):
+                    self.runs[run.app, run.id] = run
+                case DropRun(app, run_id):
+                    del self.runs[app, run_id]
                 case DropStatus(instance, node, _):
                     del self.statuses[instance, node]
                     process = self.processes.get((instance, node))
@@ -114,11 +145,16 @@ class Cluster:
                 process.order = order
             return
         is_same = (process.order.spec_hash, process.order.generation) == (order.spec_hash, order.generation)
+        if not is_same:
+            self.restarts[instance, node] = 0
         if not is_same and process.state in (State.RUNNING, State.STARTING):
             process.state, process.is_ready = State.STOPPING, False
             return
         if process.state is State.RUNNING:
             process.is_ready = order.spec_hash not in self.broken_hashes
+            if order.spec_hash in self.crashing_hashes:
+                process.state, process.is_ready = State.RESTARTING, False
+                self.restarts[instance, node] += 1
         elif process.state is State.STARTING:
             process.state = State.RUNNING
         else:
@@ -149,6 +185,7 @@ class Cluster:
                 spec_hash=order.spec_hash,
                 generation=order.generation,
                 ports=order.ports,
+                restarts=max(0, self.restarts[instance, where] - 1) if order.spec_hash in self.crashing_hashes else 0,
                 changed_at=self.now_s,
             )
             known = self.statuses.get((instance, node))

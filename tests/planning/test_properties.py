@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hsu_cluster.planning.intents import deploy, restart, scale, start, stop
 from hsu_cluster.planning.reconcile import reconcile
-from hsu_cluster.planning.slots import max_unavailable
+from hsu_cluster.planning.rollout_math import fenceposts
 from hsu_core.model.ids import TargetName
 from hsu_core.model.node import NodeIntent, NodeState
 from hsu_core.model.spec import Guarantee, PlacementSpec, WorkerSpec
@@ -222,7 +222,7 @@ def test_ready_instances_never_fall_below_the_floor_while_revisions_roll_and_nod
     cluster.revisions[SHOP, 1] = make_revision(1, spec)
     cluster.apps[SHOP] = deploy(None, cluster.revisions[SHOP, 1])
     cluster.settle(rounds=40)
-    floor = replicas - max_unavailable(spec.rollout, replicas)
+    floor = replicas - fenceposts(spec.rollout, replicas)[1]
     assert cluster.ready_count("web") == replicas
     for name, index, _ in events:
         cluster.now_s += 0.5

@@ -9,6 +9,7 @@ from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Las
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import Capacity, NodeIntent, NodeRecord, NodeState
+from hsu_core.model.rollout import Rollout, RolloutPhase
 from hsu_core.model.spec import (
     AppSpec,
     Constraint,
@@ -42,9 +43,13 @@ def make_worker(
     max_unavailable: int | str = 1,
     strategy: str = "rolling",
     min_healthy_s: float = 0.0,
+    rollout: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> WorkerSpec:
-    """Return a worker. `ports`: names of dynamic ports, or name -> number; `constraints`: `"zone == a"`."""
+    """Return a worker, without surge unless `rollout` (fields of a RolloutSpec) says so.
+
+    `ports`: names of dynamic ports, or name -> number; `constraints`: `"zone == a"`.
+    """
     numbers = ports if isinstance(ports, Mapping) else dict.fromkeys(ports, 0)
     is_percent = isinstance(max_unavailable, str)
     conditions = tuple(make_constraint(text) for text in constraints)
@@ -60,6 +65,7 @@ def make_worker(
             max_unavailable=int(str(max_unavailable).rstrip("%")),
             is_max_unavailable_percent=is_percent,
             min_healthy_s=min_healthy_s,
+            **{"max_surge": 0, "is_max_surge_percent": False, **(rollout or {})},
         ),
         **others,
     )
@@ -154,6 +160,11 @@ def make_status(
     )
 
 
+def make_rollout(app: AppId, revision: int) -> Rollout:
+    """Return a rollout that has ended well."""
+    return Rollout(app, revision, phase=RolloutPhase.HEALTHY, ended_at=0.0)
+
+
 def make_view(
     *revisions: Revision,
     nodes: Iterable[NodeRecord] = (),
@@ -165,11 +176,13 @@ def make_view(
 ) -> ClusterView:
     """Return a view in which the newest of each app's revisions is deployed.
 
-    `statuses` None: every assignment runs and is ready. `intents` go to every app.
+    `statuses` None: every assignment runs and is ready. `intents` go to every app. The oldest revision was rolled
+    out well, and the rollout of a newer one is about to begin.
     """
     held = tuple(assignments)
     reported = [make_status(one) for one in held] if statuses is None else list(statuses)
     newest = {one.id: max(other.number for other in revisions if other.id == one.id) for one in revisions}
+    oldest = {one.id: min(other.number for other in revisions if other.id == one.id) for one in revisions}
     asked = tuple(sorted((intents or {}).items()))
     return ClusterView(
         revision=revision,
@@ -179,4 +192,5 @@ def make_view(
         statuses={(one.instance, one.node): one for one in reported},
         nodes={node.name: node for node in nodes},
         node_intents={intent.name: intent for intent in node_intents},
+        rollouts={app: make_rollout(app, number) for app, number in oldest.items()},
     )
