@@ -27,6 +27,9 @@ KINDS: Mapping[str, str] = {
     "node-intents": "nodes",
     "events": "events",
     "masters": "cluster",
+    "rollouts": "apps",
+    "runs": "apps",
+    "routes": "apps",
     "leader": "cluster",
     "cluster": "cluster",
 }

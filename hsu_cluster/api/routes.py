@@ -12,9 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
-from hsu_cluster.api import apps, cluster, deploys, events, instances, nodes, watch
+from hsu_cluster.api import apps, cluster, deploys, events, instances, nodes, rollouts, watch
 from hsu_cluster.api.calls import Answer, Call
-from hsu_cluster.client import documents
+from hsu_cluster.client import documents, rollout_documents
 from hsu_cluster.planning.access import Permission
 from hsu_core.model.errors import Bug
 
@@ -85,7 +85,8 @@ _LOGS = (
 _WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, nodes, events, cluster"))
 _ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"
 _ONE_INSTANCE = _ONE_APP + "/instances/{instance}"
-_P, _D = Permission, documents
+_ROLLOUT = _ONE_APP + "/rollout"
+_P, _D, _R = Permission, documents, rollout_documents
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", _P.PUBLIC, cluster.healthz, "Is the process alive", _D.HealthDocument),
@@ -127,6 +128,29 @@ ROUTES: tuple[Route, ...] = (
         "POST", _ONE_APP + "/undo", _P.WRITE, deploys.undo, "Deploy an earlier revision again", _D.DeployDocument,
         _D.UndoBody,
     ),
+    Route(
+        "GET", "/v1/rollouts", _P.READ, rollouts.list_rollouts, "The last rollout of every app", _R.RolloutList,
+        query=(_NAMESPACE, *_PAGING),
+    ),
+    Route("GET", _ROLLOUT, _P.READ, rollouts.get_rollout, "How far the rollout is", _R.RolloutDocument),
+    Route(
+        "POST", _ROLLOUT + "/promote", _P.WRITE, rollouts.promote, "End what is waited for", _D.AppDocument,
+        _R.PromoteBody,
+    ),
+    *(
+        Route("POST", f"{_ROLLOUT}/{verb}", _P.WRITE, handler, summary, _D.AppDocument, _D.EmptyBody)
+        for verb, handler, summary in (
+            ("pause", rollouts.pause, "Go no further until resumed"),
+            ("resume", rollouts.resume, "Go on"),
+            ("abort", rollouts.abort, "Go back to the stable revision"),
+            ("retry", rollouts.retry, "Begin again after an abort or a rollback"),
+        )
+    ),
+    Route(
+        "POST", _ROLLOUT + "/undo", _P.WRITE, deploys.undo, "Deploy an earlier revision again", _D.DeployDocument,
+        _D.UndoBody,
+    ),
+    Route("POST", _ROLLOUT + "/restart", _P.WRITE, apps.restart, "Restart in waves", _D.AppDocument, _D.TargetBody),
     Route("POST", _ONE_APP + "/restart", _P.WRITE, apps.restart, "Restart", _D.AppDocument, _D.TargetBody),
     Route("POST", _ONE_APP + "/stop", _P.WRITE, apps.stop, "Stop until started", _D.AppDocument, _D.TargetBody),
     Route("POST", _ONE_APP + "/start", _P.WRITE, apps.start, "Start what was stopped", _D.AppDocument, _D.TargetBody),

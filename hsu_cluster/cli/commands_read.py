@@ -123,7 +123,7 @@ async def _follow_query(cluster: ClusterClient, query: Query, look: Any) -> None
 
 
 def _key(kind: str, item: Any) -> str:
-    names = {"apps": "app", "nodes": "name", "revisions": "number"}
+    names = {"apps": "app", "nodes": "name", "revisions": "number", "rollouts": "app"}
     return f"{item.get('namespace', '')}/{item.get('app', '')}/{item[names.get(kind, 'id')]}"
 
 

@@ -1,14 +1,15 @@
-"""Verbs on revisions: history, status, undo, restart."""
+"""Verbs on rollouts and revisions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hsu_cluster.cli.commands_deploy import Namespace, Timeout, Wait, restart
 from hsu_cluster.cli.commands_read import Output, get
-from hsu_cluster.cli.render_progress import progress_tree
+from hsu_cluster.cli.rollout_wait import RolloutWait
 from hsu_cluster.cli.session import Session, check_timeout
 from hsu_cluster.cli.text import shown
 from hsu_cluster.cli.waiting import HealthWait
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from hsu_cluster.client.client import ClusterClient
 
 App = Annotated[str, typer.Argument(metavar="APP")]
-
-HEALTHY = "healthy"
 
 
 def _app(text: str) -> TargetName:
@@ -42,23 +41,72 @@ def status(
     context: typer.Context,
     app: App,
     namespace: Namespace = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait until it is healthy or degraded.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it is over.")] = False,
     timeout: Timeout = "5m",
+    output: Output = "table",
 ) -> int:
-    """Show how far the current revision is.
+    """Show how far the rollout of the current revision is: sets, weights, steps, and what it waits for.
 
-    Ends with 0 when the app is healthy, else with 1.
+    Ends with 0 when it is over and well, 1 when it was rolled back, aborted or fails, 3 while it is on its way.
     """
     session: Session = context.obj
     target, timeout_s, space = _app(app), check_timeout(timeout), session.namespace(namespace)
+    if output != "table":
+        return get(context, "rollouts", app, namespace, output, watch)
 
     async def work(cluster: ClusterClient) -> int:
-        if watch:
-            return await HealthWait(session.terminal, cluster, space, target.app).run(timeout_s)
-        document = await cluster.get_app(space, target.app)
-        instances = (await cluster.list_instances(space, target.app))["items"]
-        session.terminal.lines(progress_tree(document, instances, 0.0))
-        return 0 if document["phase"].lower() == HEALTHY else 1
+        wait = RolloutWait(session.terminal, cluster, space, target.app)
+        return await (wait.run(timeout_s) if watch else wait.show())
+
+    return session.run(work)
+
+
+def promote(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="APP[/WORKER]")],
+    full: Annotated[bool, typer.Option("--full", help="Skip all steps, pauses and analyses that are left.")] = False,
+    namespace: Namespace = None,
+) -> int:
+    """End what the rollout waits for now: a pause, an approval, an analysis.
+
+    Asking twice skips nothing: a promotion is for the place it was asked at.
+    """
+    named = parse_target(target)
+    if named.slot is not None or (full and named.worker is not None):
+        form = "APP" if full else "APP[/WORKER]"
+        raise InvalidInput(f"use {target[:80]!r}", "it names too much", f"write {form}", code="input.target")
+    body = ({"worker": named.worker} if named.worker else {}) | ({"full": True} if full else {})
+    return _ask(context, named.app, namespace, "promote", body, "is promoted")
+
+
+def pause(context: typer.Context, app: App, namespace: Namespace = None) -> int:
+    """Let the rollout go no further until it is resumed."""
+    return _ask(context, _app(app).app, namespace, "pause", {}, "is paused")
+
+
+def resume(context: typer.Context, app: App, namespace: Namespace = None) -> int:
+    """Let a paused rollout go on."""
+    return _ask(context, _app(app).app, namespace, "resume", {}, "goes on")
+
+
+def abort(context: typer.Context, app: App, namespace: Namespace = None) -> int:
+    """Go back to the stable revision; it wins over any promotion."""
+    return _ask(context, _app(app).app, namespace, "abort", {}, "goes back")
+
+
+def retry(context: typer.Context, app: App, namespace: Namespace = None) -> int:
+    """Begin again, at the first step, after an abort or a rollback."""
+    return _ask(context, _app(app).app, namespace, "retry", {}, "begins again")
+
+
+def _ask(context: typer.Context, app: str, namespace: str | None, verb: str, body: Mapping[str, Any], told: str) -> int:
+    session: Session = context.obj
+    space = session.namespace(namespace)
+
+    async def work(cluster: ClusterClient) -> int:
+        answer = await cluster.rollout_verb(space, app, verb, body)
+        session.terminal.lines([f"the rollout of {shown(app)} to revision {answer['app_revision']} {told}"])
+        return 0
 
     return session.run(work)
 
@@ -89,8 +137,8 @@ def undo(
 
 def register(app: typer.Typer, group: type) -> None:
     """Add the group of these verbs."""
-    rollout = typer.Typer(cls=group, no_args_is_help=True, help="Revisions of an app: history, status, undo, restart.")
-    for command in (history, status, undo):
+    rollout = typer.Typer(cls=group, no_args_is_help=True, help="Rollouts of an app: status, promote, abort, undo ...")
+    for command in (status, history, promote, pause, resume, abort, retry, undo):
         rollout.command()(command)
     rollout.command("restart")(restart)
     app.add_typer(rollout, name="rollout")

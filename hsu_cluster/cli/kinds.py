@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EVENTS_LIMIT = 100
 
-KINDS = ("apps", "workers", "instances", "nodes", "events", "revisions")
+KINDS = ("apps", "workers", "instances", "nodes", "events", "revisions", "rollouts")
 
 WATCHED: Mapping[str, tuple[str, ...]] = {
     "apps": ("apps", "instances"),
@@ -25,6 +25,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "nodes": ("nodes", "instances"),
     "events": ("events",),
     "revisions": ("apps",),
+    "rollouts": ("apps", "instances"),
 }
 """Kinds of notices after which a list is read again."""
 
@@ -77,6 +78,12 @@ async def read(cluster: ClusterClient, query: Query) -> tuple[Any, list[Any]]:
             app = await cluster.get_app(str(namespace), target.app)
             return app, [app]
         return _list(await cluster.list_apps(namespace))
+    if query.kind == "rollouts":
+        if target is not None:
+            _only(target, "rollouts", "APP")
+            rollout = await cluster.get_rollout(str(namespace), target.app)
+            return rollout, [rollout]
+        return _list(await cluster.list_rollouts(namespace))
     if query.kind == "revisions" and target is not None:
         return _list(await cluster.list_revisions(str(namespace), target.app))
     app_name = target.app if target else None

@@ -20,6 +20,7 @@ from hsu_cluster.client.documents import (
     RevisionDocument,
     WorkerDocument,
 )
+from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutWorkerDocument
 from hsu_core.model.ids import DEFAULT_NAMESPACE
 from hsu_core.model.lifecycle import State
 from hsu_core.model.quantity import format_cpu, format_size
@@ -184,6 +185,28 @@ def _revision_row(revision: RevisionDocument, now: float) -> Row:
     )
 
 
+def _rollout_row(rollout: RolloutDocument, now: float) -> Row:
+    places = [f"{worker['worker']} {place_text(worker)}" for worker in rollout["workers"]]
+    return row(
+        rollout["app"],
+        rollout["namespace"],
+        rollout["app_revision"],
+        rollout["stable_revision"] or "",
+        phase_cell(rollout["phase"]),
+        f"{age(rollout['started_at'], now)} ago",
+        ", ".join(places) if rollout["ended_at"] is None else "",
+        rollout["text"],
+    )
+
+
+def place_text(worker: RolloutWorkerDocument) -> str:
+    """Return where a worker is: `step 2/5 pause 30s`, or its stage."""
+    total = len(worker["steps"])
+    if worker["stage"] == "steps" and worker["step"] < total:
+        return f"step {worker['step'] + 1}/{total} {worker['steps'][worker['step']]}"
+    return worker["stage"]
+
+
 _Table = tuple[tuple[str, ...], Callable[[Any, float], Row]]
 
 TABLES: Mapping[str, _Table] = {
@@ -204,6 +227,10 @@ TABLES: Mapping[str, _Table] = {
         _node_row,
     ),
     "events": (("WHEN", "WHAT", "SUBJECT", "NODE", "BY", "TEXT"), _event_row),
+    "rollouts": (
+        ("APP", "NAMESPACE", "REVISION", "FROM", "PHASE", "STARTED", "AT", "TEXT"),
+        _rollout_row,
+    ),
     "revisions": (("REVISION", "STATE", "CREATED", "BY", "CONTENT", "WORKERS"), _revision_row),
 }
 """For each kind of `get`: the titles and how a document becomes a row."""

@@ -29,6 +29,7 @@ from hsu_cluster.client.documents import (
     RevisionList,
     WorkerList,
 )
+from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
 from hsu_cluster.client.transport import Answer, Transport
 
 D = TypeVar("D")
@@ -125,6 +126,20 @@ class ClusterClient:
         """Deploy an earlier revision again. Raises ApiProblem `not-found`, `conflict.no-earlier-revision`."""
         body = {} if to is None else {"to": to}
         return cast(DeployDocument, await self._post(f"/v1/namespaces/{namespace}/apps/{app}/undo", body))
+
+    async def get_rollout(self, namespace: str, app: str) -> RolloutDocument:
+        """Return how far the rollout of an app's present revision is. Raises ApiProblem `not-found`."""
+        return cast(RolloutDocument, await self._get(f"/v1/namespaces/{namespace}/apps/{app}/rollout"))
+
+    async def list_rollouts(self, namespace: str | None = None) -> RolloutList:
+        """Return the last rollout of every app, of one namespace or of all."""
+        return cast(RolloutList, await self._list("/v1/rollouts", {"namespace": namespace}))
+
+    async def rollout_verb(
+        self, namespace: str, app: str, verb: str, body: Mapping[str, Any] | None = None
+    ) -> AppDocument:
+        """Promote, pause, resume, abort or retry the rollout. Raises ApiProblem `conflict.…` where it means nothing."""
+        return cast(AppDocument, await self._post(f"/v1/namespaces/{namespace}/apps/{app}/rollout/{verb}", body or {}))
 
     async def scale(self, namespace: str, app: str, worker: str, replicas: int) -> AppDocument:
         """Ask for `replicas` instances of a worker and return the app."""

@@ -95,14 +95,16 @@ def health_of(view: ClusterView, app: AppId, unplaced: Mapping[InstanceId, str],
     told = _word_of(rollout)
     if told is not None and _WORST.index(told) <= _WORST.index(worst.phase):
         return AppHealth(app, told, rollout.reason, rollout.text or worst.text, workers)
+    if rollout.stable and not rollout.is_over:
+        # the rollout judges its instances and turns back by itself: until then it is on its way
+        phase = Phase.ROLLING_BACK if rollout.is_going_back else Phase.PROGRESSING
+        if worst.phase is Phase.HEALTHY:
+            return AppHealth(app, phase, rollout.reason, rollout.text, workers)
+        return AppHealth(app, phase, worst.reason, worst.text, workers)
     if worst.phase is Phase.HEALTHY:
         count = sum(worker.replicas for worker in workers if worker.phase is Phase.HEALTHY)
         text = f"all {count} instances are available"
         return AppHealth(app, Phase.HEALTHY, worst.reason, text, workers)
-    if rollout.stable and not rollout.is_over:
-        # the rollout judges its instances and turns back by itself: until then it is on its way
-        phase = Phase.ROLLING_BACK if rollout.is_going_back else Phase.PROGRESSING
-        return AppHealth(app, phase, worst.reason, worst.text, workers)
     return AppHealth(app, worst.phase, worst.reason, worst.text, workers)
 
 

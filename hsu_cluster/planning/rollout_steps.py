@@ -104,7 +104,7 @@ def _waits(part: WorkerRollout, for_what: str, *, is_paused: bool = False) -> Wo
 
 
 def _availability(one: SetFacts, what: str) -> str:
-    return f"{one.available} of {one.size} {what} instances are available"
+    return f"{one.size} {what} instances ({one.available} available)"
 
 
 def _is_full(one: SetFacts) -> bool:

@@ -11,6 +11,7 @@ from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout, SlotSet
 from hsu_cluster.planning.slot_choice import choose
 from hsu_cluster.planning.slots import available_at_s, describe_state, has_ended, is_as_desired, is_ready
+from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.lifecycle import State
 
 
@@ -115,6 +116,15 @@ def _failures(draft: Draft, layout: Layout) -> tuple[int, str, bool]:
         ended = status.restarts + (status.state in (State.RESTARTING, State.FAILED))
         if ended:
             count += ended
-            first = first or describe_state(assignment, status)
+            first = first or _how_it_ended(assignment, status)
             has_given_up = has_given_up or status.state is State.FAILED
     return count, first, has_given_up
+
+
+def _how_it_ended(assignment: Assignment, status: InstanceStatus) -> str:
+    last = status.last_exit
+    if last is None or (last.code is None and last.signal is None):
+        return describe_state(assignment, status)
+    how = last.signal or f"code {last.code}"
+    reason = f" ({last.reason})" if last.reason else ""
+    return f"{assignment.instance.worker}.{assignment.instance.slot} on {assignment.node} ended with {how}{reason}"

@@ -100,6 +100,8 @@ def _plan_set(found: _Set) -> None:
         give_other_ports(mover, slots)
     if found.shape.is_recreated and _stop_all_first(found):
         return
+    if found.layout.is_back:
+        _dismiss_failed_helpers(found)
     outdated = [slot for mover, slots in groups for slot in _apply_at_once(mover, slots, found.shape)]
     outdated.sort(key=lambda slot: slot.instance)
     _replace_in_waves(found, outdated)
@@ -263,6 +265,15 @@ def _dismiss_helpers(found: _Set, active: list[Slot], available: int, floor: int
     for slot in found.helpers:
         if slot.assignment is not None and not draft.is_changed(slot.instance):
             draft.drop(slot.assignment, "all slots are available again")
+
+
+def _dismiss_failed_helpers(found: _Set) -> None:
+    """Let helpers of the failed revision go that serve nothing: making them stable ones would be of no use."""
+    for slot in list(found.helpers):
+        held = slot.assignment
+        if held is not None and held.spec_hash != slot.desired.spec_hash and not slot.is_available:
+            found.draft.drop(held, f"back to revision {slot.desired.revision}")
+            found.helpers.remove(slot)
 
 
 def _wait_for_wave(found: _Set, active: list[Slot], outdated: list[Slot], floor: int) -> None:
