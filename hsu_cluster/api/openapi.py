@@ -55,9 +55,15 @@ def openapi_document(routes: Sequence[Route], version: str) -> dict[str, Any]:
     }
 
 
+def _operation_id(route: Route) -> str:
+    """Return the id of an operation; the verbs of a rollout are told from those of the app."""
+    of_rollout = "_rollout" if "/rollout/" in route.path else ""
+    return f"{route.method.lower()}{of_rollout}_{route.handler.__name__}{'_all' if _is_overall(route) else ''}"
+
+
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": f"{route.method.lower()}_{route.handler.__name__}{'_all' if _is_overall(route) else ''}",
+        "operationId": _operation_id(route),
         "summary": route.summary,
         "tags": [_tag(route)],
         "x-permission": str(route.permission),

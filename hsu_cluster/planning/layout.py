@@ -123,8 +123,8 @@ def _layout(
     part = rollout.worker(worker) or WorkerRollout(worker, "rolling", Stage.DONE)
     is_replacing = old is not None and not rollout.is_over
     if new is not None and is_replacing and part.strategy != "in-place":
-        wait_s = new.spec.rollout.min_healthy_s
-        new = replace(new, min_healthy_s=MIN_HEALTHY_S if wait_s is None else wait_s)
+        rule = new.spec.rollout
+        new = replace(new, min_healthy_s=rule.min_healthy_s if rule.is_min_healthy_given else MIN_HEALTHY_S)
     if rollout.is_going_back:
         return _way_back(new, old, rollout, part)
     if new is None:

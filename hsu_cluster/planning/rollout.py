@@ -69,6 +69,8 @@ def _drop_runs(draft: Draft, rollout: Rollout) -> None:
 def _advance(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent, told: Told) -> Rollout:
     if held.is_over:
         return _clean_up(draft, held)
+    if not held.is_going_back:  # before the facts: a set that is held where it is looks as if it had arrived
+        held = replace(held, paused_at=(held.paused_at or draft.now_s) if intent.is_paused else None)
     layouts = {layout.target.spec.id: layout for layout in app_layouts(record, draft.view.revisions, held)}
     facts = {name: worker_facts(draft, layout) for name, layout in layouts.items()}
     if held.is_going_back:
@@ -84,13 +86,12 @@ def _advance(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutInte
 def _go_on(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent, facts: Facts, told: Told) -> Rollout:
     now_s = draft.now_s
     way = Way(draft, record, held, intent, draft.view.revisions[record.id, held.revision])
-    paused_at = (held.paused_at or now_s) if intent.is_paused else None
-    parts = held.workers
+    paused_at, parts = held.paused_at, held.workers
     if paused_at is None:
         parts = tuple(step_worker(way, part, facts.get(part.worker, WorkerFacts(()))) for part in held.workers)
     draft.roll(*(PutRun(run) for run in way.runs))
     told += way.events
-    rollout = replace(held, workers=parts, paused_at=paused_at)
+    rollout = replace(held, workers=parts)
     rollout = _progressed(rollout, held, facts, now_s)
     failure = way.failed_why or _early_ends(way, held, facts) or _too_slow(way, rollout)
     if failure and held.stable:

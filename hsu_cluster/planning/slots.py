@@ -75,7 +75,7 @@ def target_of(record: AppRecord, revision: Revision, worker: str) -> WorkerTarge
     spec = revision.spec.worker(worker)
     if spec is None:
         return None
-    wait_s = spec.rollout.min_healthy_s or 0.0
+    wait_s = spec.rollout.min_healthy_s
     return WorkerTarget(
         record.id, spec, record.intent(worker), revision.number, dict(revision.spec_hashes).get(worker, ""),
         min_healthy_s=wait_s,

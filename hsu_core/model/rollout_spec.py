@@ -58,9 +58,10 @@ RolloutStep = SetWeight | SetCanaryScale | Pause | Analyse | Approve
 class RolloutSpec:
     """How a new revision replaces the old. Numbers of instances are counts, or percent of the replicas (`is_...`).
 
-    `min_healthy_s` None: MIN_HEALTHY_S while another version is replaced, else none. `max_failures`: so many early
-    ends of new instances, and the rollout has failed. `rollback_window`: going back at most so many revisions skips
-    the steps. `analysis` runs in the background of a canary, the promotion analyses belong to blue-green.
+    `min_healthy_s` that is not given: MIN_HEALTHY_S while another version is replaced, else none. `max_failures`: so
+    many early ends of new instances, and the rollout has failed (0: however many). `rollback_window`: going back at
+    most so many revisions skips the steps. `analysis` runs in the background of a canary, the promotion analyses belong
+    to blue-green.
     """
 
     strategy: str = "rolling"
@@ -68,7 +69,8 @@ class RolloutSpec:
     is_max_unavailable_percent: bool = True
     max_surge: int = 25
     is_max_surge_percent: bool = True
-    min_healthy_s: float | None = None
+    min_healthy_s: float = 0.0
+    is_min_healthy_given: bool = False
     progress_deadline_s: float = PROGRESS_DEADLINE_S
     max_failures: int = 3
     is_auto_rollback: bool = True

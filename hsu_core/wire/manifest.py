@@ -26,6 +26,7 @@ from hsu_core.wire.manifest_checks import check_workers
 from hsu_core.wire.manifest_convert import convert_worker
 from hsu_core.wire.manifest_models import ManifestModel, WorkerModel
 from hsu_core.wire.manifest_tree import as_written, inline_files, resolve_extends, resolve_variables
+from hsu_core.wire.rollout_convert import check_analyses
 from hsu_core.wire.tree import SIZE_LIMIT_BYTES, Document
 from hsu_core.wire.unit_convert import warn_keys
 from hsu_core.wire.yaml_text import load_document
@@ -111,6 +112,7 @@ def _specification(
         explicit_replicas=tuple(sorted(worker.id for worker in readable.values() if worker.replicas is not None)),
     )
     check_workers(readable, spec, found)
+    check_analyses(readable, spec, found)
     return spec
 
 

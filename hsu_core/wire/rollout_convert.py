@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hsu_core.model.rollout_spec import (
     DEFAULT_ROLLOUT,
     Analyse,
@@ -12,7 +14,9 @@ from hsu_core.model.rollout_spec import (
     SetCanaryScale,
     SetWeight,
 )
+from hsu_core.model.spec import AppSpec
 from hsu_core.wire.faults import FaultList
+from hsu_core.wire.manifest_models import WorkerModel
 from hsu_core.wire.rollout_models import RolloutModel, StepModel
 from hsu_core.wire.tree import Path
 
@@ -54,7 +58,8 @@ def convert_rollout(body: RolloutModel | None, path: Path, found: FaultList) -> 
         strategy,
         *unavailable,
         *surge,
-        min_healthy_s=body.min_healthy,
+        min_healthy_s=body.min_healthy or 0.0,
+        is_min_healthy_given=body.min_healthy is not None,
         progress_deadline_s=default.progress_deadline_s if body.progress_deadline is None else body.progress_deadline,
         max_failures=default.max_failures if body.max_failures is None else body.max_failures,
         is_auto_rollback=body.auto_rollback is not False,
@@ -71,6 +76,32 @@ def convert_rollout(body: RolloutModel | None, path: Path, found: FaultList) -> 
         if body.abort_scale_down_delay is None
         else body.abort_scale_down_delay,
     )
+
+
+def check_analyses(workers: Mapping[int, WorkerModel], spec: AppSpec, found: FaultList) -> None:
+    """Warn of analyses that rollouts name and the file does not have."""
+    known = {analysis.name for analysis in spec.analyses}
+    for index, worker in workers.items():
+        body = worker.rollout
+        if body is None:
+            continue
+        path: Path = ("workers", index, "rollout")
+        named: list[tuple[Path, str]] = [
+            ((*path, key), name)
+            for key, names in (
+                ("analysis", body.analysis),
+                ("pre_promotion", body.pre_promotion),
+                ("post_promotion", body.post_promotion),
+            )
+            for name in names or ()
+        ]
+        for number, step in enumerate(body.steps or ()):
+            named += [((*path, "steps", number, "analysis"), name) for name in step.analysis or ()]
+        for place, name in named:
+            if name not in known:
+                there = f"there are {', '.join(sorted(known))}" if known else "the file has no analyses"
+                fix = f"add it below analyses; {there}"
+                found.warn(place, f"there is no analysis {name}: the rollout fails here and turns back", fix)
 
 
 def _steps(steps: list[StepModel], path: Path, found: FaultList) -> tuple[RolloutStep, ...]:
@@ -96,8 +127,8 @@ def _step(step: StepModel, path: Path, found: FaultList) -> RolloutStep | None:
         return SetWeight(step.set_weight)
     if step.analysis is not None:
         return Analyse(tuple(step.analysis))
-    if step.pause is not None:
-        return Pause(step.pause.duration)
+    if given == ["pause"]:
+        return Pause(step.pause.duration if step.pause is not None else None)
     if given == ["approve"]:
         return Approve("" if step.approve in (None, True) else str(step.approve))
     scale = step.set_canary_scale

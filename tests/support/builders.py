@@ -65,6 +65,7 @@ def make_worker(
             max_unavailable=int(str(max_unavailable).rstrip("%")),
             is_max_unavailable_percent=is_percent,
             min_healthy_s=min_healthy_s,
+            is_min_healthy_given=True,
             **{"max_surge": 0, "is_max_surge_percent": False, **(rollout or {})},
         ),
         **others,

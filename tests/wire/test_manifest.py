@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hsu_core.model.restarts import BreakerSpec, RetryRule
+from hsu_core.model.rollout_spec import Analyse, Pause, SetWeight
 from hsu_core.model.spec import (
     Affinity,
     AppSpec,
@@ -75,13 +76,9 @@ def test_the_manifest_of_the_design_parses_with_warnings_only() -> None:
     assert web.files[0].content == 'tag = "1.4.2"\nport = {port.http}\n'
     assert web.health.readiness == Probe(HttpCheck("http", "/healthz"), period_s=5.0)
     assert web.placement == PlacementSpec((Constraint("node.os", "==", "linux"),), spread=("zone",), max_per_node=2)
-    assert web.rollout == RolloutSpec("rolling", 0, False, 25, True)
-    assert [warning.path for warning in parsed.warnings] == [
-        "workers[web].rollout.strategy",
-        "workers[web].rollout.steps",
-        "workers[web].rollout.max_surge",
-        "workers[web].rollout.max_unavailable",
-    ]
+    steps = (SetWeight(20), Pause(30.0), Analyse(("errors",)), SetWeight(60), Pause())
+    assert web.rollout == RolloutSpec("canary", 0, False, 25, True, steps=steps)
+    assert [warning.path for warning in parsed.warnings] == ["workers[web].rollout.steps[2].analysis"]
 
 
 def test_defaults_are_the_models() -> None:
@@ -250,7 +247,7 @@ def test_rollout_numbers() -> None:
     rollout = parse_worker(
         rollout={"strategy": "recreate", "max_surge": "50%", "max_unavailable": 2, "min_healthy": "10s"}
     )
-    assert rollout.rollout == RolloutSpec("recreate", 2, False, 50, True, 10.0)
+    assert rollout.rollout == RolloutSpec("recreate", 2, False, 50, True, 10.0, True)
 
 
 def test_strict_guarantee_is_kept_with_a_warning() -> None:

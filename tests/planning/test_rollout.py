@@ -1,0 +1,517 @@
+"""Rollouts over a small cluster that runs: each strategy well, badly, interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hsu_cluster.planning.intents import deploy, scale
+from hsu_cluster.planning.reconcile import reconcile
+from hsu_cluster.planning.rollout_begin import rollout_of
+from hsu_cluster.planning.rollout_intents import abort, pause, promote, promote_full, resume, retry
+from hsu_core.model.analysis import Verdict
+from hsu_core.model.errors import Conflict
+from hsu_core.model.rollout import Rollout, RolloutPhase, Stage
+from hsu_core.model.rollout_spec import Analyse, Approve, Pause, SetCanaryScale, SetWeight
+from hsu_core.model.routes import HaproxyProvider, RouteSpec, RouteState
+from hsu_core.model.spec import Guarantee, WorkerSpec
+from hsu_core.model.view import PutAssignment
+from tests.planning.simulation import Cluster
+from tests.support.builders import SHOP, make_node, make_revision, make_worker
+
+Rule = dict[str, Any]
+
+
+class Shop:
+    """A cluster with the app shop in its first revision, all of it available."""
+
+    def __init__(self, *workers: WorkerSpec, is_routed: bool = False, nodes: int = 3) -> None:
+        self.cluster = Cluster([make_node(f"n{number}", cpu=8000) for number in range(nodes)])
+        self.is_routed = is_routed
+        self.number = 0
+        self.deploy(*workers)
+        self.until(lambda rollout: rollout.is_over)
+
+    def deploy(self, *workers: WorkerSpec, hashes: dict[str, str] | None = None, is_broken: str = "") -> None:
+        """Deploy the next revision: a worker's hash is that of the revision unless `hashes` says otherwise."""
+        self.number += 1
+        given = {worker.id: f"s{self.number}" for worker in workers} | (hashes or {})
+        revision = make_revision(self.number, *workers, hashes=given)
+        if self.is_routed:
+            routes = tuple(
+                RouteSpec(worker.id, worker.id, "http", HaproxyProvider(("127.0.0.1:1",), worker.id))
+                for worker in workers
+            )
+            revision = replace(revision, spec=replace(revision.spec, routes=routes))
+        getattr(self.cluster, f"{is_broken or 'broken'}_hashes").update(given.values() if is_broken else ())
+        self.cluster.revisions[SHOP, self.number] = revision
+        self.cluster.apps[SHOP] = deploy(self.cluster.apps.get(SHOP), revision)
+        self.cluster.touch()
+
+    @property
+    def rollout(self) -> Rollout:
+        """Return the rollout of the present revision."""
+        view = self.cluster.view()
+        return rollout_of(view, view.apps[SHOP], self.cluster.now_s)
+
+    def ask(self, edit: Callable[..., Any], *arguments: Any) -> None:
+        """Ask something of the rollout."""
+        self.cluster.apps[SHOP] = edit(self.cluster.apps[SHOP], self.rollout, *arguments)
+        self.cluster.touch()
+
+    def step(self) -> None:
+        """Let everybody act once; routes, if there are any, confirm what the plan says."""
+        plan = self.cluster.step_all()
+        if self.is_routed:
+            for (app, worker), percent in plan.weights.items():
+                self.cluster.routes[app, worker] = RouteState(app, worker, weights=(("canary", percent),))
+            self.cluster.touch()
+
+    def until(self, is_there: Callable[[Rollout], bool], limit: int = 120) -> Rollout:
+        """Step until the rollout is where it should be."""
+        for _ in range(limit):
+            self.step()
+            if is_there(self.rollout):
+                return self.rollout
+        raise AssertionError(f"not there after {limit} steps: {self.rollout}")
+
+    def revisions(self, worker: str = "web") -> dict[int, int]:
+        """Return how many instances of a worker are assigned to each revision."""
+        found: dict[int, int] = {}
+        for assignment in self.cluster.assignments.values():
+            if assignment.instance.worker == worker:
+                found[assignment.revision] = found.get(assignment.revision, 0) + 1
+        return found
+
+    def slots(self, worker: str = "web") -> list[int]:
+        """Return the slots of a worker."""
+        return sorted(instance.slot for instance in self.cluster.assignments if instance.worker == worker)
+
+    def codes(self) -> list[str]:
+        """Return the codes of the events since the first revision."""
+        return [code for code, _ in self.cluster.events][2:]
+
+
+def web(replicas: int = 4, strategy: str = "rolling", **rule: Any) -> WorkerSpec:
+    """Return a worker with a dynamic port; `rule` is of its rollout, surge one."""
+    return make_worker(
+        "web", replicas, ports=("http",), strategy=strategy, rollout={"max_surge": 1, **rule}, max_unavailable=0
+    )
+
+
+def is_over(rollout: Rollout) -> bool:
+    """Return whether it has ended."""
+    return rollout.is_over
+
+
+def waits_for(text: str) -> Callable[[Rollout], bool]:
+    """Return the condition that some worker waits for this."""
+    return lambda rollout: any(text in part.waits_for for part in rollout.workers)
+
+
+def test_a_rolling_update_surges_replaces_in_place_and_keeps_its_slots() -> None:
+    shop = Shop(web())
+    shop.deploy(web())
+    seen = set()
+    for _ in range(60):
+        shop.step()
+        seen.add(len(shop.slots()))
+        assert shop.cluster.ready_count("web") >= 4
+        if shop.rollout.is_over:
+            break
+    assert (max(seen), shop.slots(), shop.revisions()) == (5, [0, 1, 2, 3], {2: 4})
+    assert shop.rollout.phase is RolloutPhase.HEALTHY
+
+
+def test_the_first_deploy_has_no_steps_and_nothing_to_go_back_to() -> None:
+    shop = Shop(web(3, "canary", steps=(SetWeight(10), Pause())))
+    assert (shop.rollout.stable, shop.rollout.phase, shop.revisions()) == (0, RolloutPhase.HEALTHY, {1: 3})
+
+
+def test_what_needs_no_restart_is_changed_in_place_at_once() -> None:
+    shop = Shop(web())
+    shop.deploy(web(6), hashes={"web": "s1"})
+    shop.until(is_over)
+    assert shop.revisions() == {2: 6}
+    assert shop.rollout.workers[0].strategy == "in-place"
+
+
+def test_a_version_that_crashes_is_rolled_back_by_its_early_ends() -> None:
+    shop = Shop(web())
+    shop.deploy(web(), is_broken="crashing")
+    for _ in range(40):
+        shop.step()
+        assert shop.cluster.ready_count("web") >= 4
+        if shop.rollout.is_over:
+            break
+    assert (shop.rollout.phase, shop.rollout.reason) == (RolloutPhase.DEGRADED, "RolledBack")
+    assert "early ends of new instances of web" in shop.rollout.failed_why
+    assert (shop.revisions(), shop.slots()) == ({1: 4}, [0, 1, 2, 3])
+    assert shop.codes() == ["RolloutStarted", "RollbackStarted", "RolledBack"]
+
+
+def test_a_version_that_never_gets_ready_is_rolled_back_at_the_deadline() -> None:
+    shop = Shop(web())
+    shop.deploy(web(progress_deadline_s=20.0), is_broken="broken")
+    started_s = shop.cluster.now_s
+    rollout = shop.until(is_over)
+    assert rollout.reason == "RolledBack"
+    assert "no progress for 20 s (progress_deadline)" in rollout.failed_why
+    assert 20 <= (rollout.failed_at or 0) - started_s <= 26
+    assert shop.revisions() == {1: 4}
+
+
+def test_with_rollback_off_a_failed_rollout_stops_and_waits() -> None:
+    shop = Shop(web())
+    shop.deploy(web(is_auto_rollback=False), is_broken="crashing")
+    rollout = shop.until(lambda rollout: rollout.phase is RolloutPhase.PAUSED)
+    assert "auto_rollback is off" in rollout.text
+    assert shop.cluster.ready_count("web") >= 4
+    shop.ask(abort)
+    assert shop.until(is_over).reason == "Aborted"
+
+
+def test_a_new_worker_that_fails_takes_the_whole_app_back() -> None:
+    shop = Shop(web(), make_worker("log"))
+    shop.deploy(web(), make_worker("log"), make_worker("new"), hashes={"web": "s1", "log": "s1"}, is_broken="crashing")
+    shop.cluster.crashing_hashes -= {"s1"}
+    assert shop.until(is_over).reason == "RolledBack"
+    assert (shop.revisions("new"), shop.revisions("log")) == ({}, {1: 1})
+
+
+def test_workers_roll_in_the_order_of_their_dependencies_and_go_back_together() -> None:
+    shop = Shop(make_worker("db"), web(2))
+    rule = make_worker("db"), replace(web(2), depends_on=("db",))
+    shop.deploy(*rule, is_broken="crashing")
+    shop.cluster.crashing_hashes = set()
+    shop.step()
+    assert (shop.revisions("db"), shop.revisions("web")) == ({2: 1}, {1: 2})
+    shop.until(is_over)
+    assert (shop.revisions("db"), shop.revisions("web")) == ({2: 1}, {2: 2})
+    shop.deploy(*rule, hashes={"db": "d3", "web": "bad"})
+    shop.cluster.crashing_hashes = {"bad"}
+    assert shop.until(is_over).reason == "RolledBack"
+    assert (shop.revisions("db"), shop.revisions("web")) == ({2: 1}, {2: 2})
+
+
+def test_a_worker_that_the_new_revision_lacks_stays_until_the_outcome_is_decided() -> None:
+    shop = Shop(web(), make_worker("old"))
+    shop.deploy(web())
+    shop.step()
+    assert shop.revisions("old") == {1: 1}
+    shop.until(is_over)
+    shop.step()
+    assert shop.revisions("old") == {}
+
+
+def test_a_worker_that_holds_what_its_successor_needs_goes_at_once() -> None:
+    shop = Shop(make_worker("old", ports={"http": 80}), nodes=1)
+    shop.deploy(make_worker("new", ports={"http": 80}))
+    shop.until(is_over)
+    assert (shop.revisions("old"), shop.revisions("new")) == ({}, {2: 1})
+
+
+def test_recreate_stops_all_before_any_starts() -> None:
+    shop = Shop(web(3, "recreate"))
+    shop.deploy(web(3, "recreate"))
+    for _ in range(40):
+        shop.step()
+        hashes = {p.order.spec_hash for p in shop.cluster.processes.values() if p.state in ("running", "starting")}
+        assert len(hashes) <= 1
+        if shop.rollout.is_over:
+            break
+    assert shop.revisions() == {2: 3}
+
+
+def test_where_nothing_can_be_started_beside_it_an_instance_is_replaced_in_place() -> None:
+    worker = replace(web(1), ports=make_worker(ports={"http": 80}).ports)
+    percent = replace(worker, rollout=replace(worker.rollout, max_unavailable=25, is_max_unavailable_percent=True))
+    shop = Shop(percent, nodes=1)
+    shop.deploy(percent)
+    shop.until(is_over)
+    assert shop.revisions() == {2: 1}
+
+
+def test_a_floor_that_was_asked_for_is_kept_even_if_nothing_fits_beside() -> None:
+    worker = replace(web(1), ports=make_worker(ports={"http": 80}).ports)
+    shop = Shop(worker, nodes=1)
+    shop.deploy(worker)
+    for _ in range(20):
+        shop.step()
+        assert shop.cluster.ready_count("web") == 1
+    assert shop.revisions() == {1: 1}
+    plan = reconcile(shop.cluster.view(), shop.cluster.now_s)
+    assert "rollout.no-room" in [item.code for item in plan.waiting]
+
+
+def test_a_strict_worker_never_gets_a_second_instance_beside_it() -> None:
+    worker = replace(web(1), guarantee=Guarantee.STRICT)
+    shop = Shop(worker)
+    shop.deploy(worker)
+    for _ in range(20):
+        shop.step()
+        assert len(shop.slots()) == 1
+    assert shop.rollout.phase is RolloutPhase.HEALTHY
+
+
+# --- canary --------------------------------------------------------------------------------------
+
+STEPS = (SetWeight(25), Pause(), SetWeight(50), Pause(5.0), Approve("the numbers are good"))
+
+
+def test_a_canary_without_a_router_shifts_instances_and_waits_where_it_should() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=STEPS))
+    shop.until(waits_for("a person"))
+    assert shop.revisions() == {1: 3, 2: 1}
+    assert shop.rollout.phase is RolloutPhase.PAUSED
+    shop.ask(promote)
+    before = shop.cluster.apps[SHOP]
+    shop.ask(promote)  # asked twice at the same place: once
+    assert shop.cluster.apps[SHOP] == before
+    shop.until(waits_for("a pause of 5 s"))
+    assert shop.revisions() == {1: 2, 2: 2}
+    with_pause_s = shop.cluster.now_s
+    shop.until(waits_for("approval: the numbers are good"))
+    assert shop.cluster.now_s - with_pause_s >= 5
+    shop.ask(promote)
+    shop.until(is_over)
+    assert (shop.revisions(), shop.slots()) == ({2: 4}, [0, 1, 2, 3])
+
+
+def test_a_promotion_that_nothing_waits_for_is_refused() -> None:
+    shop = Shop(web())
+    with pytest.raises(Conflict, match="it is over"):
+        shop.ask(promote)
+    shop.deploy(web(4, "canary", steps=STEPS))
+    with pytest.raises(Conflict, match="nothing of it waits"):
+        shop.ask(promote)
+
+
+def test_promote_full_skips_steps_and_keeps_the_floor() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=STEPS))
+    shop.step()
+    shop.ask(promote_full)
+    while not shop.rollout.is_over:
+        shop.step()
+        assert shop.cluster.ready_count("web") >= 4
+    assert shop.revisions() == {2: 4}
+
+
+def test_abort_beats_a_promotion_and_retry_begins_at_the_first_step() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=STEPS))
+    shop.until(waits_for("a person"))
+    shop.ask(promote)
+    shop.ask(abort)
+    with pytest.raises(Conflict, match="retry"):
+        shop.ask(promote)
+    rollout = shop.until(is_over)
+    assert (rollout.reason, shop.revisions()) == ("Aborted", {1: 4})
+    shop.ask(retry)
+    rollout = shop.until(waits_for("a person"))
+    assert (rollout.attempt, rollout.workers[0].step, shop.revisions()) == (1, 1, {1: 3, 2: 1})
+
+
+def test_a_pause_stops_the_rollout_and_its_deadline() -> None:
+    shop = Shop(web())
+    shop.deploy(web(progress_deadline_s=10.0))
+    shop.step()
+    shop.ask(pause)
+    shop.step()
+    held = shop.revisions()
+    for _ in range(30):
+        shop.step()
+    assert (shop.rollout.phase, shop.revisions()) == (RolloutPhase.PAUSED, held)
+    shop.ask(resume)
+    shop.until(is_over)
+    assert (shop.rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {2: 4})
+
+
+def test_scaling_a_paused_rollout_is_proportional() -> None:
+    shop = Shop(web(4))
+    shop.deploy(web(4))
+    shop.until(lambda _: shop.revisions().get(2, 0) == 3)
+    shop.ask(pause)
+    for _ in range(6):
+        shop.step()
+    old, new = shop.revisions().get(1, 0), shop.revisions().get(2, 0)
+    spec = shop.cluster.revisions[SHOP, 2].spec
+    shop.cluster.apps[SHOP] = scale(shop.cluster.apps[SHOP], spec, "web", 8)
+    for _ in range(6):
+        shop.step()
+    after = shop.revisions()
+    assert sum(after.values()) >= 8
+    assert after.get(1, 0) >= old
+    assert after.get(2, 0) > new
+
+
+def test_a_newer_deploy_takes_over_and_the_stable_revision_stays_the_proven_one() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=STEPS))
+    shop.until(waits_for("a person"))
+    shop.deploy(web(4, "canary", steps=STEPS))
+    rollout = shop.until(waits_for("a person"))
+    assert (rollout.stable, rollout.revision, shop.revisions()) == (1, 3, {1: 3, 3: 1})
+    shop.ask(abort)
+    shop.until(is_over)
+    assert shop.revisions() == {1: 4}
+
+
+def test_going_back_within_the_window_skips_the_steps() -> None:
+    shop = Shop(web(4, "canary", steps=STEPS, rollback_window=1))
+    shop.deploy(web(4, "canary", steps=STEPS, rollback_window=1))
+    shop.step()
+    shop.ask(promote_full)
+    shop.until(is_over)
+    first = shop.cluster.revisions[SHOP, 1]
+    shop.number = 3
+    shop.cluster.revisions[SHOP, 3] = replace(first, number=3)
+    shop.cluster.apps[SHOP] = deploy(shop.cluster.apps[SHOP], shop.cluster.revisions[SHOP, 3])
+    rollout = shop.until(is_over)
+    assert (rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {3: 4})
+    assert "RolloutPaused" not in shop.codes()[-4:]
+
+
+def test_a_routed_canary_has_slots_of_its_own_and_its_weight_follows_its_instances() -> None:
+    shop = Shop(web(), is_routed=True)
+    steps = (SetCanaryScale(replicas=2), SetWeight(25), Pause())
+    shop.deploy(web(4, "canary", steps=steps))
+    while not waits_for("a person")(shop.rollout):
+        shop.step()
+        part = shop.rollout.workers[0]
+        if part.traffic:
+            assert shop.cluster.ready_count("web") >= 6
+    assert (shop.revisions(), shop.slots()) == ({1: 4, 2: 2}, [0, 1, 2, 3, 100, 101])
+    shop.ask(promote)
+    rollout = shop.until(is_over)
+    assert (rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {1: 4, 2: 4})
+    shop.until(lambda rollout: rollout.workers[0].stage is Stage.DONE)
+    shop.step()
+    assert (shop.revisions(), shop.slots()) == ({2: 4}, [100, 101, 102, 103])
+
+
+def test_an_aborted_routed_canary_loses_its_weight_at_once_and_its_instances_later() -> None:
+    shop = Shop(web(), is_routed=True)
+    shop.deploy(web(4, "canary", steps=(SetWeight(50), Pause()), abort_scale_down_delay_s=10.0))
+    shop.until(waits_for("a person"))
+    shop.ask(abort)
+    shop.until(is_over)
+    assert dict(shop.cluster.routes[SHOP, "web"].weights)["canary"] == 0
+    assert shop.revisions() == {1: 4, 2: 2}
+    for _ in range(14):
+        shop.step()
+    assert (shop.revisions(), shop.slots()) == ({1: 4}, [0, 1, 2, 3])
+
+
+# --- blue-green ----------------------------------------------------------------------------------
+
+
+def test_blue_green_switches_once_and_keeps_the_old_set_for_a_while() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "blue-green", scale_down_delay_s=8.0))
+    shop.until(is_over)
+    assert shop.revisions() == {1: 4, 2: 4}
+    for _ in range(12):
+        shop.step()
+    assert (shop.revisions(), shop.slots()) == ({2: 4}, [100, 101, 102, 103])
+    shop.deploy(web(4, "blue-green", scale_down_delay_s=0.0))
+    shop.until(is_over)
+    shop.step()
+    assert (shop.revisions(), shop.slots()) == ({3: 4}, [0, 1, 2, 3])
+
+
+def test_blue_green_waits_for_a_person_with_a_smaller_preview() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "blue-green", is_auto_promoted=False, preview_replicas=1))
+    shop.until(waits_for("a person"))
+    assert shop.revisions() == {1: 4, 2: 1}
+    shop.ask(promote)
+    shop.until(is_over)
+    assert shop.revisions() == {1: 4, 2: 4}
+
+
+def test_a_newer_revision_replaces_the_preview_at_once() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "blue-green", is_auto_promoted=False))
+    shop.until(waits_for("a person"))
+    shop.deploy(web(4, "blue-green", is_auto_promoted=False))
+    shop.step()
+    assert shop.revisions() == {1: 4, 3: 4}
+    assert shop.rollout.stable == 1
+
+
+def _judge(shop: Shop, place: str, verdict: Verdict) -> None:
+    """Let the run at this place end with a verdict."""
+    for key, run in shop.cluster.runs.items():
+        if f"-{place}-" in run.id:
+            shop.cluster.runs[key] = replace(run, verdict=verdict, finished_at=shop.cluster.now_s)
+    shop.cluster.touch()
+
+
+@pytest.mark.parametrize(("key", "place"), [("pre_promotion", "pre"), ("post_promotion", "post")])
+def test_a_failed_promotion_analysis_leaves_or_returns_the_traffic_to_the_old_set(key: str, place: str) -> None:
+    shop = Shop(web(), is_routed=True)
+    shop.deploy(web(4, "blue-green", **{key: ("errors",)}))
+    shop.until(waits_for("analysis errors"))
+    assert shop.revisions() == {1: 4, 2: 4}
+    _judge(shop, place, Verdict.FAILED)
+    rollout = shop.until(is_over)
+    assert (rollout.reason, dict(shop.cluster.routes[SHOP, "web"].weights)["canary"]) == ("RolledBack", 0)
+    assert "analysis errors of worker web: Failed" in rollout.failed_why
+
+
+def test_an_inconclusive_analysis_waits_for_a_person() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=(SetWeight(25), Analyse(("errors",)))))
+    shop.until(waits_for("analysis errors"))
+    _judge(shop, "step1", Verdict.INCONCLUSIVE)
+    rollout = shop.until(waits_for("is inconclusive"))
+    assert rollout.phase is RolloutPhase.PAUSED
+    shop.ask(promote)
+    assert shop.until(is_over).phase is RolloutPhase.HEALTHY
+
+
+def test_a_background_analysis_that_fails_turns_the_canary_back() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=(SetWeight(25), Pause()), analysis=("errors",)))
+    shop.until(waits_for("a person"))
+    assert [run.is_background for run in shop.cluster.runs.values()] == [True]
+    _judge(shop, "background", Verdict.FAILED)
+    assert shop.until(is_over).reason == "RolledBack"
+
+
+# --- a rollback that cannot --------------------------------------------------------------------
+
+
+def test_a_rollback_that_does_not_get_there_is_never_rolled_back_but_gives_alarm() -> None:
+    shop = Shop(web(progress_deadline_s=20.0))
+    shop.deploy(web(progress_deadline_s=20.0), is_broken="crashing")
+    shop.until(lambda rollout: rollout.is_going_back)
+    shop.cluster.broken_hashes.add("s1")  # the stable version fails too now
+    rollout = shop.until(lambda rollout: rollout.phase is RolloutPhase.PAUSED)
+    assert rollout.reason == "RollbackStuck"
+    shop.cluster.broken_hashes.clear()
+    assert shop.until(is_over).reason == "RolledBack"
+
+
+def test_the_rollout_goes_on_from_its_record_after_any_plan_that_was_not_applied() -> None:
+    """Another leader has the same records: the plan of the first, applied in part, changes nothing of the end."""
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=(SetWeight(50), Pause(2.0))))
+    for number in range(60):
+        if number % 3 == 0:  # a leader that dies after the first write of its plan
+            plan = reconcile(shop.cluster.view(), shop.cluster.now_s)
+            kept = [action for action in plan.actions if not isinstance(action, PutAssignment)]
+            shop.cluster.apply(replace(plan, actions=tuple(kept[:1])))
+        shop.step()
+        assert shop.cluster.ready_count("web") >= 4
+        if shop.rollout.is_over:
+            break
+    assert (shop.rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {2: 4})
+    steps = [text for code, text in shop.cluster.events if code == "RolloutStep"]
+    assert len(steps) == len(set(steps)) == 2
