@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, LastExit, Revision, WorkerIntent
@@ -60,13 +61,17 @@ def make_worker(
         ports=tuple(PortSpec(port, number) for port, number in numbers.items()),
         resources=Resources(cpu, memory_mib * MEBIBYTE),
         placement=placement or PlacementSpec(constraints=conditions),
-        rollout=RolloutSpec(
-            strategy=strategy,
-            max_unavailable=int(str(max_unavailable).rstrip("%")),
-            is_max_unavailable_percent=is_percent,
-            min_healthy_s=min_healthy_s,
-            is_min_healthy_given=True,
-            **{"max_surge": 0, "is_max_surge_percent": False, **(rollout or {})},
+        rollout=replace(
+            RolloutSpec(
+                strategy=strategy,
+                max_unavailable=int(str(max_unavailable).rstrip("%")),
+                is_max_unavailable_percent=is_percent,
+                max_surge=0,
+                is_max_surge_percent=False,
+                min_healthy_s=min_healthy_s,
+                is_min_healthy_given=True,
+            ),
+            **(rollout or {}),
         ),
         **others,
     )
