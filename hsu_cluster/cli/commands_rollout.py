@@ -1,4 +1,4 @@
-"""Verbs on revisions: history, status, undo, restart."""
+"""Verbs on revisions: history, status, analysis, undo, restart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import typer
 
 from hsu_cluster.cli.commands_deploy import Namespace, Timeout, Wait, restart
 from hsu_cluster.cli.commands_read import Output, get
+from hsu_cluster.cli.render_analysis import run_lines
 from hsu_cluster.cli.render_progress import progress_tree
-from hsu_cluster.cli.session import Session, check_timeout
+from hsu_cluster.cli.session import Session, check_format, check_timeout
 from hsu_cluster.cli.text import shown
 from hsu_cluster.cli.waiting import HealthWait
 from hsu_core.model.errors import InvalidInput
@@ -63,6 +64,22 @@ def status(
     return session.run(work)
 
 
+def analysis(context: typer.Context, app: App, namespace: Namespace = None, output: Output = "table") -> int:
+    """Show what was measured of the rollouts of an app, oldest run first."""
+    session: Session = context.obj
+    target, form, space = _app(app), check_format(output), session.namespace(namespace)
+
+    async def work(cluster: ClusterClient) -> int:
+        document = await cluster.list_analysis_runs(space, target.app)
+        if form == "table":
+            session.terminal.lines(run_lines(document["items"], session.clock()))
+        else:
+            session.terminal.document(document, form)
+        return 0
+
+    return session.run(work)
+
+
 def undo(
     context: typer.Context,
     app: App,
@@ -89,8 +106,8 @@ def undo(
 
 def register(app: typer.Typer, group: type) -> None:
     """Add the group of these verbs."""
-    rollout = typer.Typer(cls=group, no_args_is_help=True, help="Revisions of an app: history, status, undo, restart.")
-    for command in (history, status, undo):
+    rollout = typer.Typer(cls=group, no_args_is_help=True, help="Revisions of an app and the way to them.")
+    for command in (history, status, analysis, undo):
         rollout.command()(command)
     rollout.command("restart")(restart)
     app.add_typer(rollout, name="rollout")
