@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ CONNECTIONS_LIMIT = 32
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of a program; of the master's own environment it gets nothing, since that may hold secrets."""
 
+_USER = re.compile(r"//[^/@]*@")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "hsu-cluster"}
 
@@ -106,7 +108,8 @@ def _figure(query: BuiltinFigure, view: ClusterView, run: AnalysisRun) -> float:
 def _what(query: PrometheusQuery | WebQuery | ExecQuery) -> str:
     if isinstance(query, ExecQuery):
         return f"run {query.command[0][:100]}"
-    return f"ask {(query.address if isinstance(query, PrometheusQuery) else query.url)[:100]}"
+    url = query.address if isinstance(query, PrometheusQuery) else query.url
+    return f"ask {_USER.sub('//', url.partition('?')[0], count=1)[:100]}"  # no secret of a URL in a message
 
 
 async def _prometheus(query: PrometheusQuery, session: aiohttp.ClientSession) -> Value:

@@ -200,7 +200,8 @@ def _verdict(metric: MetricSpec, known: MetricRun, run: AnalysisRun) -> tuple[Ve
     ):
         if count > limit:
             return verdict, _exceeded(count, limit, word, verdict, known)
-    wanted = metric.count or (0 if run.is_background else 1)
+    is_endless = run.is_background and metric.interval_s > 0
+    wanted = metric.count or (0 if is_endless else 1)
     if wanted and known.answered >= wanted:
         return Verdict.SUCCESSFUL, ""
     is_enough = known.answered > 0 or not run.is_background or metric.is_dry_run

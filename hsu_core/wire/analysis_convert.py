@@ -28,8 +28,8 @@ from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import nearest
 from hsu_core.wire.tree import Path
 
-SHORTEST_INTERVAL_S = 0.1
-"""Measurements more often than this cost more than they tell."""
+SHORTEST_INTERVAL_S = 1.0
+"""Measurements more often than this cost more than they tell: each writes the run's record again."""
 
 LONGEST_TIMEOUT_S = 60.0
 """Longest wait for one answer: an analysis has to notice an outage while it matters."""

@@ -137,6 +137,16 @@ async def test_what_is_no_answer_is_an_error_with_its_reason(answer: Any, why: s
             assert run.metrics[0].measurements[0].text.startswith("cannot ask http://127.0.0.1:")
 
 
+@asynchronous
+async def test_secrets_of_a_url_are_not_in_the_reason() -> None:
+    async with serving(_status) as server:
+        url = server.url.replace("//", "//me:hidden@") + "/x?token=hidden"
+        async with measured(metric(WebQuery(url), consecutive_error_limit=0)) as world:
+            run = await world.over()
+            assert "hidden" not in run.text
+            assert "/x: status 503" in run.text
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hsu_cluster.planning.analysis import (
     ERROR_RETRY_S,
@@ -19,10 +21,12 @@ from hsu_cluster.planning.analysis import (
     unanswered,
     with_measurement,
 )
+from hsu_cluster.planning.diff import diff_specs
 from hsu_cluster.planning.figures import figure
 from hsu_core.model.analysis import (
     FIGURES,
     METRICS_LIMIT,
+    OVER,
     AnalysisRun,
     AnalysisSpec,
     BuiltinFigure,
@@ -157,6 +161,7 @@ def test_a_background_run_goes_on_until_it_is_ended_and_takes_one_answer_before(
     run = new_run(is_background=True)
     assert after(spec, run, "s" * 50).verdict is R
     assert after(spec, replace(run, is_background=False), "s").verdict is S  # inline: one
+    assert after(AnalysisSpec("errors", (metric(count=0, interval_s=0.0),)), run, "s").verdict is S  # at once again?
     assert due(spec, run) == {"m": START + 600}
     ended = replace(run, is_ended=True)
     assert judged(spec, ended, START + 5).verdict is P
@@ -288,3 +293,54 @@ def test_figures_that_there_are_not_say_why() -> None:
     assert figure("exit_max_rss_to_limit", alone, new_run())[1] == "worker web has no limits.memory.max_rss"
     empty = make_view(make_revision(3, worker))
     assert figure("ready", empty, new_run()) == (None, "worker web has no instance of revision 3")
+
+
+# What a deploy would change
+
+
+def test_a_change_of_an_analysis_is_told_before_a_deploy() -> None:
+    def spec(*metrics: MetricSpec) -> Any:
+        return replace(make_revision(1, make_worker()).spec, analyses=(AnalysisSpec("errors", metrics),))
+
+    before = spec(metric(count=3))
+    after = spec(replace(metric(count=5), query=WebQuery("http://h/")))
+    changes = {change.path: (change.before, change.after) for change in diff_specs(before, after)}
+    assert changes == {
+        "analyses.errors.m.count": ("3", "5"),
+        "analyses.errors.m.query.figure": ("restarts", None),
+        "analyses.errors.m.query.kind": ("BuiltinFigure", "WebQuery"),
+        "analyses.errors.m.query.timeout_s": (None, "10.0"),
+        "analyses.errors.m.query.url": (None, "http://h/"),
+    }
+    assert diff_specs(before, before) == ()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "dry"]), st.sampled_from("sfei"), st.booleans()), max_size=60),
+    st.booleans(),
+    st.integers(0, 4),
+    st.integers(0, 3),
+)
+def test_whatever_is_measured_counters_add_up_and_what_is_over_stays_over(
+    measured: list[tuple[str, str, bool]], is_background: bool, count: int, limit: int
+) -> None:
+    limits = {"failure_limit": limit, "inconclusive_limit": limit, "consecutive_error_limit": limit}
+    names = ("a", "b", "dry")
+    spec = AnalysisSpec("errors", tuple(metric(n, count=count, is_dry_run=n == "dry", **limits) for n in names))
+    run = judged(spec, new_run(is_background=is_background), START)
+    for second, (name, letter, is_ended) in enumerate(measured, 1):
+        if name not in due(spec, run):
+            continue
+        before = run.metric(name)
+        run = with_measurement(spec, run, name, Measurement(START + second, LETTERS[letter], letter))
+        run = judged(spec, replace(run, is_ended=run.is_ended or is_ended), START + second)
+        known = run.metric(name)
+        assert known.answered + known.errors == before.answered + before.errors + 1
+        assert (run.finished_at is None) == (run.verdict not in OVER)
+        assert (run.finished_at is not None) <= (not due(spec, run))
+        real = [each for each in run.metrics if not each.is_dry_run]
+        exceeded = [each for each in real if each.failed > limit]
+        assert (run.verdict is F) == bool(exceeded)
+        if run.verdict is S and is_background:
+            assert all(each.answered for each in real)
+    assert judged(spec, run, START + 999) == run

@@ -125,7 +125,7 @@ def test_the_schema_for_editors_takes_it_and_refuses_a_misspelt_key() -> None:
         ),
         ({"count": 3}, ".count", "3 measurements need an interval", "interval: 30s"),
         ({"count": 0}, ".count", "0 is outside 1", "write one"),
-        ({"interval": "1ms"}, ".interval", "0.001 s is too often", "write 0.1s"),
+        ({"interval": "1ms"}, ".interval", "0.001 s is too often", "write 1s"),
         ({"provider": {}}, ".provider", "has no source", "write one of prometheus, web, exec, builtin"),
         ({"provider": {"builtin": "ready", **PROMETHEUS}}, ".provider", "2 sources (prometheus, builtin)", "write one"),
         (
