@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsu_core.model.expressions import (
-    DEPTH_LIMIT,
-    LENGTH_LIMIT,
-    InvalidExpression,
-    parse_expression,
-    parse_path,
-)
+from hsu_core.model.expression_syntax import DEPTH_LIMIT, LENGTH_LIMIT
+from hsu_core.model.expressions import InvalidExpression, parse_expression, parse_path
 
 ANSWER: Any = {"exit_code": 0, "output": {"ok": True, "codes": [200, 503], "a-b": "x"}, "none": None}
 
