@@ -30,6 +30,7 @@ def standalone_settings(
         node_token_file=data_dir / "node.token",
         log_format=log_format,
         log_level=log_level,
+        allow_exec_analysis=True,  # the agent beside it runs what is deployed anyway, as the same user
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
-from hsu_cluster.api import apps, cluster, deploys, events, instances, nodes, rollouts, watch
+from hsu_cluster.api import analysis, apps, cluster, deploys, events, instances, nodes, rollouts, watch
 from hsu_cluster.api.calls import Answer, Call
 from hsu_cluster.client import documents, rollout_documents
+from hsu_cluster.client.analysis_documents import AnalysisRunList
 from hsu_cluster.planning.access import Permission
 from hsu_core.model.errors import Bug
 
@@ -114,6 +115,10 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", _ONE_APP, _P.WRITE, apps.delete_app, "Remove an app", _D.RemovedDocument),
     Route(
         "GET", _ONE_APP + "/revisions", _P.READ, apps.list_revisions, "Revisions, oldest first", _D.RevisionList,
+        query=_PAGING,
+    ),
+    Route(
+        "GET", _ONE_APP + "/analysis-runs", _P.READ, analysis.list_runs, "Analysis runs, oldest first", AnalysisRunList,
         query=_PAGING,
     ),
     Route(

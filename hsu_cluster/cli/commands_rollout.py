@@ -9,8 +9,9 @@ import typer
 
 from hsu_cluster.cli.commands_deploy import Namespace, Timeout, Wait, restart
 from hsu_cluster.cli.commands_read import Output, get
+from hsu_cluster.cli.render_analysis import run_lines
 from hsu_cluster.cli.rollout_wait import RolloutWait
-from hsu_cluster.cli.session import Session, check_timeout
+from hsu_cluster.cli.session import Session, check_format, check_timeout
 from hsu_cluster.cli.text import shown
 from hsu_cluster.cli.waiting import HealthWait
 from hsu_core.model.errors import InvalidInput
@@ -111,6 +112,22 @@ def _ask(context: typer.Context, app: str, namespace: str | None, verb: str, bod
     return session.run(work)
 
 
+def analysis(context: typer.Context, app: App, namespace: Namespace = None, output: Output = "table") -> int:
+    """Show what was measured of the rollouts of an app, oldest run first."""
+    session: Session = context.obj
+    target, form, space = _app(app), check_format(output), session.namespace(namespace)
+
+    async def work(cluster: ClusterClient) -> int:
+        document = await cluster.list_analysis_runs(space, target.app)
+        if form == "table":
+            session.terminal.lines(run_lines(document["items"], session.clock()))
+        else:
+            session.terminal.document(document, form)
+        return 0
+
+    return session.run(work)
+
+
 def undo(
     context: typer.Context,
     app: App,
@@ -138,7 +155,7 @@ def undo(
 def register(app: typer.Typer, group: type) -> None:
     """Add the group of these verbs."""
     rollout = typer.Typer(cls=group, no_args_is_help=True, help="Rollouts of an app: status, promote, abort, undo ...")
-    for command in (status, history, promote, pause, resume, abort, retry, undo):
+    for command in (status, history, promote, pause, resume, abort, retry, analysis, undo):
         rollout.command()(command)
     rollout.command("restart")(restart)
     app.add_typer(rollout, name="rollout")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from hsu_cluster.client.analysis_documents import AnalysisRunList
 from hsu_cluster.client.documents import (
     AppDocument,
     AppList,
@@ -114,6 +115,10 @@ class ClusterClient:
     async def list_revisions(self, namespace: str, app: str) -> RevisionList:
         """Return the revisions of an app, oldest first."""
         return cast(RevisionList, await self._list(f"/v1/namespaces/{namespace}/apps/{app}/revisions"))
+
+    async def list_analysis_runs(self, namespace: str, app: str) -> AnalysisRunList:
+        """Return the analysis runs of an app, oldest first. Raises ApiProblem `not-found`."""
+        return cast(AnalysisRunList, await self._list(f"/v1/namespaces/{namespace}/apps/{app}/analysis-runs"))
 
     async def remove(self, namespace: str, app: str, *, if_match: int | None = None) -> RemovedDocument:
         """Remove an app: its instances are stopped. Raises ApiProblem `not-found`."""

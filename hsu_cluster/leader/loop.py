@@ -74,7 +74,8 @@ class PlannerLoop:
                 is_everything = bool(changes.nodes) or changes.is_everything or is_due or now_s >= next_everything_s
                 if is_everything:
                     next_everything_s = now_s + IDLE_S
-                due_s = await self._round(None if is_everything else changes.apps, now_s, due_s)
+                async with self._writer.runs:
+                    due_s = await self._round(None if is_everything else changes.apps, now_s, due_s)
                 continue
             wait_s = min(self._interval_s, max((due_s or next_everything_s) - now_s, 0.01))
             await self._wake.wait(wait_s)

@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 
 from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.loop import PlannerLoop
+from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
@@ -77,6 +78,7 @@ class LeaderService:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         chores: Callable[[], Awaitable[object]] | None = None,
+        can_execute: bool = False,
     ) -> None:
         self._store = store
         self._advert = advert
@@ -85,6 +87,7 @@ class LeaderService:
         self._clock = clock
         self._monotonic = monotonic
         self._chores = chores
+        self._can_execute = can_execute
         self._reign: _Reign | None = None
         self._leader: MasterAdvert | None = None
         self._leader_changed = asyncio.Event()
@@ -228,9 +231,12 @@ class LeaderService:
         wake = Wake()
         writer = FencedWriter(self._store, leadership.fence(), self._clock)
         hub: Hub | None = None
+        measurer: Measurer | None = None
 
         def on_change(nodes: set[str]) -> None:
             wake.wake()
+            if measurer is not None:
+                measurer.wake()
             if hub is not None:
                 hub.wake_sessions(nodes)
 
@@ -256,6 +262,7 @@ class LeaderService:
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
         )
+        measurer = Measurer(snapshot, writer, clock=self._clock, can_execute=self._can_execute)
         self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))
 
         async def announce() -> None:
@@ -269,6 +276,7 @@ class LeaderService:
                     for name, work in (
                         ("follow", _through_outages("follow the store", snapshot.follow)),
                         ("plan", _through_outages("plan", planner.run)),
+                        ("measure", _through_outages("measure", measurer.run)),
                         ("statuses", _through_outages("write statuses", hub.statuses.run)),
                         ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
                         ("chores", self._do_chores()),

@@ -27,6 +27,8 @@ class FencedWriter:
         self._fence = fence
         self._clock = clock
         self._turn = asyncio.Lock()
+        self.runs = asyncio.Lock()
+        """Held by planner and measurer from looking at analysis runs until the snapshot shows what they wrote."""
 
     async def write(self, operations: Sequence[Operation]) -> int:
         """Write all operations in order, in batches; return the store revision after the last that changed something.

@@ -43,6 +43,9 @@ def flatten(spec: AppSpec | WorkerSpec | None) -> Mapping[str, str]:
     if isinstance(spec, AppSpec):
         for worker in spec.workers:
             _walk(f"workers.{worker.id}", worker, leaves)
+        for analysis in spec.analyses:
+            for metric in analysis.metrics:
+                _walk(f"analyses.{analysis.name}.{metric.name}", metric, leaves)
         if spec.base_directory:
             leaves["base_directory"] = spec.base_directory
     elif spec is not None:
@@ -75,7 +78,7 @@ def _walk(path: str, value: object, leaves: dict[str, str]) -> None:
                 _walk(inner_path, getattr(value, field.name), leaves)
             if not dataclasses.fields(value):
                 leaves[path] = type(value).__name__
-            elif path.endswith(".check"):
+            elif path.endswith((".check", ".query")):
                 leaves[f"{path}.kind"] = type(value).__name__
         case _:
             leaves[path] = str(value)

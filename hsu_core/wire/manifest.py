@@ -16,6 +16,7 @@ from typing import Any
 from hsu_core.model.errors import Fault
 from hsu_core.model.ids import DEFAULT_NAMESPACE, is_name
 from hsu_core.model.spec import AppSpec
+from hsu_core.wire.analysis_convert import convert_analyses
 from hsu_core.wire.dialects import resolve_dialect
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.hashes import content_hash, spec_hash
@@ -110,6 +111,7 @@ def _specification(
         workers=tuple(worker for worker in workers if worker is not None),
         base_directory=base_directory,
         explicit_replicas=tuple(sorted(worker.id for worker in readable.values() if worker.replicas is not None)),
+        analyses=convert_analyses(model.analyses, found),
     )
     check_workers(readable, spec, found)
     check_analyses(readable, spec, found)

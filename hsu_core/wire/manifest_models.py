@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from hsu_core.wire import forms
+from hsu_core.wire.analysis_models import AnalysisModel
 from hsu_core.wire.attribute_models import ProcessModel
 from hsu_core.wire.fields import (
     Boolean,
@@ -161,5 +162,6 @@ class ManifestModel(Strict):
     vars: dict[str, Any] | None = None
     templates: dict[str, Any] | None = None
     workers: list[Any]
+    analyses: dict[Name, AnalysisModel] | None = None
     master: MasterBlock | None = None
     log_collection: LogCollectionModel | None = None

@@ -112,6 +112,10 @@ class _Tls(Strict):
     key_file: Text
 
 
+class _Analysis(Strict):
+    allow_exec: Boolean = False
+
+
 class _Master(Strict):
     name: NodeName | None = None
     listen: _Listen = Listen("127.0.0.1", DEFAULT_MASTER_PORT)
@@ -126,6 +130,7 @@ class _Master(Strict):
     leader_ttl: Duration = 15.0
     log_format: _LogFormat = "text"
     log_level: _LogLevel = "info"
+    analysis: _Analysis | None = None
 
 
 class _Capacity(Strict):
@@ -201,6 +206,7 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         leader_ttl_s=model.leader_ttl,
         log_format=model.log_format,
         log_level=model.log_level,
+        allow_exec_analysis=model.analysis is not None and model.analysis.allow_exec,
     )
 
 
