@@ -36,6 +36,7 @@ from hsu_core.wire.hook_models import HooksModel
 from hsu_core.wire.limit_models import Limits
 from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.restart_models import RestartModel
+from hsu_core.wire.route_models import RouteModel
 from hsu_core.wire.unit_models import Unit
 
 
@@ -210,5 +211,6 @@ class ManifestModel(Strict):
     vars: dict[str, Any] | None = None
     templates: dict[str, Any] | None = None
     workers: list[Any]
+    routes: dict[Name, RouteModel] | None = None
     master: MasterBlock | None = None
     log_collection: LogCollectionModel | None = None
