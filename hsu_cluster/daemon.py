@@ -136,6 +136,7 @@ async def _serve(
         cluster.incarnation,
         LeaderTimes(settings.node_beat_s, settings.node_ttl_s, settings.leader_ttl_s),
         chores=lambda: trim_events(store),
+        allow_templates=settings.allow_templates,
     )
     app = create_app(store, settings, leader, registry=leader_registry(leader))
     runner = await serve(app, settings, bound)

@@ -30,6 +30,7 @@ def standalone_settings(
         node_token_file=data_dir / "node.token",
         log_format=log_format,
         log_level=log_level,
+        allow_templates=True,  # who may deploy here runs programs on this machine anyway
     )
 
 

@@ -18,6 +18,7 @@ from aiohttp import WSMsgType, web
 from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.loop import PlannerLoop
 from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
@@ -77,6 +78,7 @@ class LeaderService:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         chores: Callable[[], Awaitable[object]] | None = None,
+        allow_templates: bool = False,
     ) -> None:
         self._store = store
         self._advert = advert
@@ -85,6 +87,7 @@ class LeaderService:
         self._clock = clock
         self._monotonic = monotonic
         self._chores = chores
+        self._allow_templates = allow_templates
         self._reign: _Reign | None = None
         self._leader: MasterAdvert | None = None
         self._leader_changed = asyncio.Event()
@@ -247,6 +250,9 @@ class LeaderService:
             clock=self._clock,
             monotonic=self._monotonic,
         )
+        traffic = Traffic(
+            snapshot, writer, clock=self._clock, monotonic=self._monotonic, allow_templates=self._allow_templates
+        )
         planner = PlannerLoop(
             snapshot,
             writer,
@@ -255,6 +261,7 @@ class LeaderService:
             monotonic=self._monotonic,
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
+            on_plan=traffic.take,
         )
         self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))
 
@@ -269,6 +276,7 @@ class LeaderService:
                     for name, work in (
                         ("follow", _through_outages("follow the store", snapshot.follow)),
                         ("plan", _through_outages("plan", planner.run)),
+                        ("traffic", _through_outages("keep the routes", traffic.run)),
                         ("statuses", _through_outages("write statuses", hub.statuses.run)),
                         ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
                         ("chores", self._do_chores()),

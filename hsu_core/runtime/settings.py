@@ -76,6 +76,7 @@ class MasterSettings:
 
     `node_beat_s` is how often an agent reports, `node_ttl_s` how long it may be silent (at least three
     beats: one lost frame and one late one are no failure), `leader_ttl_s` the lease of the leader key.
+    `allow_templates`: whether a manifest's route may write a file and run a program on the leading master.
     """
 
     name: str
@@ -91,6 +92,7 @@ class MasterSettings:
     leader_ttl_s: float = 15.0
     log_format: str = "text"
     log_level: str = "info"
+    allow_templates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

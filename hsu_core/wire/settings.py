@@ -124,6 +124,7 @@ class _Master(Strict):
     node_ttl: Duration = 8.0
     node_beat: Duration = 2.0
     leader_ttl: Duration = 15.0
+    allow_templates: Boolean = False
     log_format: _LogFormat = "text"
     log_level: _LogLevel = "info"
 
@@ -201,6 +202,7 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         leader_ttl_s=model.leader_ttl,
         log_format=model.log_format,
         log_level=model.log_level,
+        allow_templates=model.allow_templates,
     )
 
 
