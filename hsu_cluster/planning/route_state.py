@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from hsu_cluster.planning.traffic import WantedRoute
 from hsu_core.model.ids import InstanceId
-from hsu_core.model.routes import HaproxyProvider, Provider, RouteState
+from hsu_core.model.routes import HaproxyProvider, Provider, RouteState, TemplateProvider, WebhookProvider
 
 GIVE_UP_S = 30.0
 """How long, beyond `drain_s`, an instance that is to leave waits for a provider that does not confirm it.
@@ -104,6 +104,10 @@ def remnants(old: Provider | None, new: Provider | None) -> tuple[Provider, ...]
         return tuple(
             HaproxyProvider((address,), backend) for address, backend in sorted(_backends(old) - _backends(new))
         )
+    if isinstance(old, TemplateProvider) and isinstance(new, TemplateProvider) and old.path == new.path:
+        return ()
+    if isinstance(old, WebhookProvider) and isinstance(new, WebhookProvider) and old.url == new.url:
+        return ()
     return () if old is None or old == new else (old,)
 
 
