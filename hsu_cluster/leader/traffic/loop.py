@@ -69,7 +69,8 @@ class Traffic:
                     if key not in self._keepers or self._keepers[key].done():
                         self._start(group, key)
                     self._wishes[key].wish(wish)
-                self._is_everything |= not await self._wake.wait(IDLE_S)
+                if not await self._wake.wait(IDLE_S):
+                    self._is_everything = True
             for task in self._keepers.values():
                 task.cancel()
         raise self._failure
