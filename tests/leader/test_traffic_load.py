@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from hsu_core.model.lifecycle import State
 from hsu_core.model.routes import HaproxyProvider
 from tests.leader.traffic_harness import Cluster, Load, route, running_cluster, running_load, stop_all
 from tests.support.haproxy import Haproxy
@@ -119,6 +120,20 @@ def test_a_request_on_the_way_is_waited_for_and_new_ones_go_elsewhere() -> None:
             await slow.more(1)
         assert not slow.failures, slow.failures[:3]
         await cluster.stop(0)
+
+    under_load(test, 0, 1)
+
+
+def test_the_load_would_show_a_stop_without_leaving() -> None:
+    async def test(cluster: Cluster, load: Load, proxy: Haproxy) -> None:
+        await cluster.instances[0].stop()
+        while not load.failures:
+            await load.more(10)
+        load.failures.clear()
+        await cluster.report(0, State.RESTARTING, is_ready=False)
+        await cluster.joined(1)
+        await load.more(50)
+        load.failures.clear()
 
     under_load(test, 0, 1)
 

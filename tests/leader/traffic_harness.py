@@ -94,6 +94,9 @@ class Cluster:
         self.plan = Plan()
         self.instances: dict[int, Instance] = {}
         self.orders: dict[int, Assignment] = {}
+        self.ahead_s = 0.0
+        """By how much the loop's clock is ahead: time that a test need not wait for."""
+
         self._allow_templates = allow_templates
         self.snapshot: Snapshot
         self.traffic: Traffic
@@ -179,7 +182,11 @@ async def running_cluster(cluster: Cluster | None = None) -> AsyncIterator[Clust
     writer = FencedWriter(cluster.store, Compare(keys.LEADER, Target.CREATE, term), time.time)
     cluster.snapshot = Snapshot(cluster.store, lambda _: cluster.traffic.take(cluster.plan, None))
     cluster.traffic = Traffic(
-        cluster.snapshot, writer, clock=time.time, monotonic=time.monotonic, allow_templates=cluster._allow_templates
+        cluster.snapshot,
+        writer,
+        clock=time.time,
+        monotonic=lambda: time.monotonic() + cluster.ahead_s,
+        allow_templates=cluster._allow_templates,
     )
     await cluster.snapshot.load()
     async with asyncio.TaskGroup() as group:

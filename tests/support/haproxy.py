@@ -32,6 +32,8 @@ defaults
     timeout connect 2s
     timeout client 30s
     timeout server 30s
+    retries 0
+    no option redispatch
 
 frontend front
     bind fd@{front}
