@@ -62,7 +62,7 @@ def wanted(
 ) -> dict[RouteKey, WantedRoute]:
     """Return what each route of `apps` (None: all) should be; routes of apps that cannot be read are left out.
 
-    An endpoint is an instance that runs ready under its present order (`_serves`) and is not in `leaving`. Those on
+    An endpoint is an instance that runs ready under its present order (`serves`) and is not in `leaving`. Those on
     lost nodes are left out, unless none would be left: a master that is cut off must not empty a load balancer.
     `weights`: percent of the new set, by (app, worker); without an entry the new set gets nothing yet.
     """
@@ -122,7 +122,7 @@ def _wanted_route(
         for one in assigned
         if one.instance not in leaving and (made := _endpoint(view, one, spec, rollout)) is not None
     ]
-    near = [endpoint for endpoint in serving if not _is_lost(view, view.assignments[endpoint.instance])]
+    near = [endpoint for endpoint in serving if not is_on_lost_node(view, view.assignments[endpoint.instance])]
     percent = weights.get((app, spec.worker), 0)
     return WantedRoute(
         app, spec, tuple(near or serving), group_weights(view, app, spec.worker, percent), _alive(view, assigned)
@@ -133,7 +133,7 @@ def _endpoint(
     view: ClusterView, assignment: Assignment, spec: RouteSpec, rollout: WorkerRollout | None
 ) -> Endpoint | None:
     status = status_of(assignment, view.statuses)
-    if status is None or not _serves(assignment, status):
+    if status is None or not serves(assignment, status):
         return None
     own = view.revisions.get((assignment.instance.app_id, assignment.revision))
     named = next((route for route in (own.spec.routes if own else ()) if route.name == spec.name), spec)
@@ -145,7 +145,7 @@ def _endpoint(
     return Endpoint(assignment.instance, status.epoch, host_of(view.nodes.get(assignment.node)), port, group)
 
 
-def _serves(assignment: Assignment, status: InstanceStatus) -> bool:
+def serves(assignment: Assignment, status: InstanceStatus) -> bool:
     """Return whether the process runs ready and will go on under the present order.
 
     A newer order that the agent has not taken yet is no reason to lose a process, unless it asks for another one.
@@ -154,7 +154,7 @@ def _serves(assignment: Assignment, status: InstanceStatus) -> bool:
     return is_serving(status) and not assignment.is_stopped and (status.epoch == assignment.epoch or is_same)
 
 
-def _is_lost(view: ClusterView, assignment: Assignment) -> bool:
+def is_on_lost_node(view: ClusterView, assignment: Assignment) -> bool:
     """Return whether nothing is known of the node; one whose agent said good-bye runs its workers on."""
     node = view.nodes.get(assignment.node)
     return node is None or node.state is NodeState.LOST
@@ -165,7 +165,7 @@ def _alive(view: ClusterView, assigned: Iterable[Assignment]) -> frozenset[Insta
     return frozenset(
         one.instance
         for one, status in statuses
-        if status is not None and status.state in (State.RUNNING, State.STOPPING) and not _is_lost(view, one)
+        if status is not None and status.state in (State.RUNNING, State.STOPPING) and not is_on_lost_node(view, one)
     )
 
 
