@@ -66,16 +66,19 @@ def find_haproxy() -> str:
 
 
 class Haproxy:
-    """One HAProxy process; `kill` and `start` as often as wanted, its ports stay."""
+    """One HAProxy process; `kill` and `start` as often as wanted, its ports stay.
 
-    def __init__(self) -> None:
+    `config` may name `{folder}`, and the descriptors `{front}`, `{preview}` and `{admin}`.
+    """
+
+    def __init__(self, config: str = CONFIG) -> None:
         self._program = find_haproxy()
         self._folder = tempfile.TemporaryDirectory(prefix="hsu-lb-", dir="/tmp")  # short: it holds sockets
         self.folder = Path(self._folder.name)
         self._sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("front", "preview", "admin")}
         self._process: subprocess.Popen[bytes] | None = None
         descriptors = {name: each.fileno() for name, each in self._sockets.items()}
-        text = CONFIG.format(folder=self.folder, **descriptors)
+        text = config.format(folder=self.folder, **descriptors)
         (self.folder / "haproxy.cfg").write_text(text)
 
     def __enter__(self) -> Self:
