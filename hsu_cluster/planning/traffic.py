@@ -16,7 +16,7 @@ from hsu_core.model.assignment import Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeRecord, NodeState
-from hsu_core.model.rollout import WorkerRollout
+from hsu_core.model.rollout import Stage, WorkerRollout
 from hsu_core.model.routes import Endpoint, RouteSpec, RouteState
 from hsu_core.model.view import ClusterView, DropAssignment, Plan, PutAssignment
 
@@ -64,7 +64,7 @@ def wanted(
 
     An endpoint is an instance that runs ready under its present order (`serves`) and is not in `leaving`. Those on
     lost nodes are left out, unless none would be left: a master that is cut off must not empty a load balancer.
-    `weights`: percent of the new set, by (app, worker); without an entry the new set gets nothing yet.
+    `weights`: percent of the new set, by (app, worker); without an entry what the rollout's record says.
     """
     chosen = {app for app in {*view.apps, *(app for app, _ in view.routes)} if apps is None or app in apps}
     found: dict[RouteKey, WantedRoute] = {}
@@ -123,10 +123,17 @@ def _wanted_route(
         if one.instance not in leaving and (made := _endpoint(view, one, spec, rollout)) is not None
     ]
     near = [endpoint for endpoint in serving if not is_on_lost_node(view, view.assignments[endpoint.instance])]
-    percent = weights.get((app, spec.worker), 0)
+    percent = weights.get((app, spec.worker), _own_percent(rollout))
     return WantedRoute(
         app, spec, tuple(near or serving), group_weights(view, app, spec.worker, percent), _alive(view, assigned)
     )
+
+
+def _own_percent(rollout: WorkerRollout | None) -> int:
+    """Return the percent of the new set where the plan says none: what the rollout has recorded."""
+    if rollout is None:
+        return 0
+    return 100 if rollout.stage is Stage.DONE else rollout.weight
 
 
 def _endpoint(

@@ -14,9 +14,11 @@ from hsu_cluster.leader.traffic.template import render
 from hsu_cluster.planning.route_state import GIVE_UP_S
 from hsu_cluster.planning.traffic import servers
 from hsu_core.model.errors import LeaseLost
+from hsu_core.model.ids import AppId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.records import EventRecord
 from hsu_core.model.routes import Endpoint, HaproxyProvider, Provider, TemplateProvider, WebhookProvider
+from hsu_core.model.view import Plan
 from hsu_core.store.base import range_all
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode
@@ -164,6 +166,47 @@ def test_a_deposed_leader_changes_no_record() -> None:
         await stop_all(cluster)
 
     asyncio.run(main())
+
+
+def test_a_new_leader_tells_nobody_anything_before_its_first_plan() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        async with asyncio.timeout(60):
+            async with running_cluster(cluster):
+                await cluster.deploy(route(None))
+                await cluster.run(0, 1)
+                await cluster.joined(0, 1)
+                cluster.leave(0)
+                await cluster.joined(1)
+            before = cluster.state
+            async with running_cluster(cluster, has_plan=False):
+                await cluster.run(2)
+                await cluster.store.delete(keys.node("none"))
+                await eventually(lambda: slot("web", 2) in cluster.snapshot.view().assignments)
+                cluster.traffic.take(Plan(), [AppId("default", "other")])
+                await asyncio.sleep(0)
+                assert cluster.state == before, "who leaves is not known yet"
+                cluster.has_plan = True
+                cluster.leave(0)
+                await cluster.joined(1, 2)
+                assert 0 not in cluster.members
+            await stop_all(cluster)
+
+    asyncio.run(main())
+
+
+def test_a_route_that_comes_and_goes_fast_ends_as_it_was_asked_last() -> None:
+    async def test(cluster: Cluster) -> None:
+        await cluster.deploy(route(None, drain_s=0.0))
+        await cluster.run(0)
+        for number in range(2, 40, 2):
+            await cluster.deploy(number=number)
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            await cluster.deploy(route(None, drain_s=0.0), number=number + 1)
+        await cluster.joined(0)
+
+    on_cluster(test)
 
 
 def test_a_route_that_left_the_manifest_is_cleared_and_forgotten() -> None:

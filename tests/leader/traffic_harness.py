@@ -94,6 +94,9 @@ class Cluster:
         self.plan = Plan()
         self.instances: dict[int, Instance] = {}
         self.orders: dict[int, Assignment] = {}
+        self.has_plan = True
+        """Whether the planner plans at every change."""
+
         self.ahead_s = 0.0
         """By how much the loop's clock is ahead: time that a test need not wait for."""
 
@@ -139,6 +142,11 @@ class Cluster:
         status = make_status(self.orders[number], state, is_ready=is_ready)
         await self.store.put(keys.status(status.instance, "a"), encode(status))
 
+    def replan(self) -> None:
+        """Let the planner plan the same once more."""
+        if self.has_plan:
+            self.traffic.take(self.plan, None)
+
     def leave(self, *numbers: int) -> None:
         """Let the planner want these instances out (no number: none any more)."""
         self.plan = replace(self.plan, leaving=frozenset(slot("web", number) for number in numbers))
@@ -172,15 +180,16 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(cluster: Cluster | None = None) -> AsyncIterator[Cluster]:
+async def running_cluster(cluster: Cluster | None = None, *, has_plan: bool = True) -> AsyncIterator[Cluster]:
     """Run the snapshot and the traffic loop of a leader until the context ends; a given cluster gets a new leader."""
     cluster = cluster or Cluster()
+    cluster.has_plan = has_plan
     node = replace(make_node("a"), address="127.0.0.1")
     await cluster.store.put(keys.node("a"), encode(node))
     await cluster.store.delete(keys.LEADER)
     term = await cluster.store.put(keys.LEADER, b"a leader")
     writer = FencedWriter(cluster.store, Compare(keys.LEADER, Target.CREATE, term), time.time)
-    cluster.snapshot = Snapshot(cluster.store, lambda _: cluster.traffic.take(cluster.plan, None))
+    cluster.snapshot = Snapshot(cluster.store, lambda _: cluster.replan())
     cluster.traffic = Traffic(
         cluster.snapshot,
         writer,

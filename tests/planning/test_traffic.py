@@ -180,10 +180,17 @@ def test_two_sets_are_told_apart_by_their_slots(
     assert new_percent(RouteState(SHOP, "web", weights=route.weights)) == percent
 
 
-def test_without_a_word_of_the_plan_a_new_set_gets_nothing() -> None:
+def test_without_a_word_of_plan_and_record_a_new_set_gets_nothing() -> None:
     view = replace(view_of(order(0), order(100)), rollouts=rolling("canary"))
     route = wanted(view, frozenset(), {})[KEY]
     assert [server.weight for server in servers(route.endpoints, route.weights)] == [EVEN_WEIGHT, 0]
+
+
+@pytest.mark.parametrize(("stage", "weight", "percent"), [(Stage.STEPS, 30, 30), (Stage.DONE, 30, 100)])
+def test_without_a_word_of_the_plan_the_record_of_the_rollout_counts(stage: Stage, weight: int, percent: int) -> None:
+    worker = WorkerRollout("web", "canary", stage, 0, 100, weight=weight)
+    view = replace(view_of(order(0), order(100)), rollouts={SHOP: Rollout(SHOP, 2, 1, workers=(worker,))})
+    assert wanted(view, frozenset(), {})[KEY].weights == (("stable", 100 - percent), ("canary", percent))
 
 
 def test_a_rollout_that_is_over_has_one_set_and_one_that_goes_back_has_the_stable_routes() -> None:

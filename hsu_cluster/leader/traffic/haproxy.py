@@ -8,7 +8,9 @@ differences are sent, so a new leader adopts it, and a HAProxy that was restarte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
+import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -258,7 +260,9 @@ async def _answer(address: str, command: str) -> str:
 
 
 async def _resolved(host: str) -> str:
-    """Return the address of a host: servers that are added at run time take no names. Raises TrafficError."""
+    """Return the address of a host: servers that are added at run time take no names. Raises UnknownHost."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).compressed
     try:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -124,7 +124,10 @@ class Keeper:
         self._told_at_s = self._monotonic()
         if not wish.is_needed and not departing(after, wish):
             await self._commit([Delete(keys.route(*self._key)), *self._events(state, after)])
-            return None
+            if self._wish == wish:
+                return None
+            self._told_at_s = None  # wanted again meanwhile
+            return SHORTEST_S
         await self._write(state, after)
         return SHORTEST_S
 

@@ -43,6 +43,9 @@ class Traffic:
         self._weights: dict[tuple[AppId, str], int] = {}
         self._changed: set[AppId] = set()
         self._is_everything = True
+        self._has_plan = False
+        """Whether there was a plan for all apps: without one it is not known who leaves, nor who has what share."""
+
         self._keepers: dict[RouteKey, asyncio.Task[None]] = {}
         self._wishes: dict[RouteKey, Keeper] = {}
         self._failure: StoreError | None = None
@@ -54,6 +57,7 @@ class Traffic:
         others = {} if apps is None else {key: share for key, share in self._weights.items() if key[0] not in apps}
         self._weights = {**others, **plan.weights}
         self._is_everything |= apps is None
+        self._has_plan |= apps is None
         self._changed.update(apps or ())
         self._wake.wake()
 
@@ -63,10 +67,14 @@ class Traffic:
         self._keepers, self._wishes = {}, {}
         async with asyncio.TaskGroup() as group:
             while self._failure is None:
+                if not self._has_plan:
+                    await self._wake.wait()
+                    continue
+                self._forget_finished()
                 apps = None if self._is_everything else frozenset(self._changed)
                 self._is_everything, self._changed = False, set()
                 for key, wish in wanted(self._snapshot.view(), self._leaving, self._weights, apps=apps).items():
-                    if key not in self._keepers or self._keepers[key].done():
+                    if key not in self._keepers:
                         self._start(group, key)
                     self._wishes[key].wish(wish)
                 if not await self._wake.wait(IDLE_S):
@@ -74,6 +82,10 @@ class Traffic:
             for task in self._keepers.values():
                 task.cancel()
         raise self._failure
+
+    def _forget_finished(self) -> None:
+        for key in [key for key, task in self._keepers.items() if task.done()]:
+            del self._keepers[key], self._wishes[key]
 
     def _start(self, group: asyncio.TaskGroup, key: RouteKey) -> None:
         keeper = Keeper(
