@@ -137,6 +137,7 @@ async def _serve(
         LeaderTimes(settings.node_beat_s, settings.node_ttl_s, settings.leader_ttl_s),
         chores=lambda: trim_events(store),
         can_execute=settings.allow_exec_analysis,
+        allow_templates=settings.allow_templates,
     )
     app = create_app(store, settings, leader, registry=leader_registry(leader))
     runner = await serve(app, settings, bound)

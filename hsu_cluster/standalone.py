@@ -31,6 +31,7 @@ def standalone_settings(
         log_format=log_format,
         log_level=log_level,
         allow_exec_analysis=True,  # the agent beside it runs what is deployed anyway, as the same user
+        allow_templates=True,  # who may deploy here runs programs on this machine anyway
     )
 
 

@@ -23,13 +23,13 @@ KINDS: Mapping[str, str] = {
     "revisions": "apps",
     "assignments": "instances",
     "status": "instances",
+    "routes": "routes",
     "nodes": "nodes",
     "node-intents": "nodes",
     "events": "events",
     "masters": "cluster",
     "rollouts": "apps",
     "runs": "apps",
-    "routes": "apps",
     "leader": "cluster",
     "cluster": "cluster",
 }
@@ -65,7 +65,7 @@ class Subscription:
         kind = KINDS.get(family)
         if kind is None or kind not in self._wanted:
             return
-        if kind in ("apps", "instances"):
+        if kind in ("apps", "instances", "routes"):
             if self._namespace not in (None, rest[0]) or self._app not in (None, rest[1]):
                 return
             self._apps.add(f"{rest[0]}/{rest[1]}")

@@ -84,7 +84,7 @@ def _is_overall(route: Route) -> bool:
 
 def _tag(route: Route) -> str:
     words = [part for part in route.path.split("/") if part and not part.startswith("{")]
-    for word in ("instances", "apps", "nodes", "workers", "events"):
+    for word in ("instances", "endpoints", "routes", "apps", "nodes", "workers", "events"):
         if word in words:
             return word
     return "cluster"

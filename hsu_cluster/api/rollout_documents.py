@@ -5,11 +5,10 @@ from __future__ import annotations
 from hsu_cluster.api.reading import Reading
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutSetDocument, RolloutWorkerDocument
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.layout import Layout, app_layouts, is_routed
-from hsu_cluster.planning.rollout import traffic_of
+from hsu_cluster.planning.layout import Layout, app_layouts, is_routed, traffic_of
 from hsu_cluster.planning.rollout_begin import rollout_of
-from hsu_cluster.planning.rollout_steps import new_percent
 from hsu_cluster.planning.slots import available_at_s, is_ready
+from hsu_cluster.planning.traffic import new_percent
 from hsu_core.model.assignment import Revision
 from hsu_core.model.ids import AppId
 from hsu_core.model.rollout import Rollout, Stage, WorkerRollout
@@ -67,7 +66,7 @@ def _worker(
     if part.has_two_sets and revision is not None and is_routed(revision, part.worker):
         names = [route.name for route in revision.spec.routes if route.worker == part.worker and route.provider]
         states = [draft.view.routes.get((rollout.id, name)) for name in names]
-        actual = min((new_percent(dict(state.weights)) if state is not None else 0 for state in states), default=0)
+        actual = min((new_percent(state) if state is not None else 0 for state in states), default=0)
     wanted = traffic_of(rollout, part) if part.has_two_sets else (0 if rollout.is_going_back else part.weight)
     if part.has_two_sets and not is_routed(revision, part.worker):
         actual = wanted

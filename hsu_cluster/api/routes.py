@@ -12,9 +12,20 @@ from typing import Any
 
 from aiohttp import web
 
-from hsu_cluster.api import analysis, apps, cluster, deploys, events, instances, nodes, rollouts, watch
+from hsu_cluster.api import (
+    analysis,
+    apps,
+    cluster,
+    deploys,
+    endpoints,
+    events,
+    instances,
+    nodes,
+    rollouts,
+    watch,
+)
 from hsu_cluster.api.calls import Answer, Call
-from hsu_cluster.client import documents, rollout_documents
+from hsu_cluster.client import documents, rollout_documents, route_documents
 from hsu_cluster.client.analysis_documents import AnalysisRunList
 from hsu_cluster.planning.access import Permission
 from hsu_core.model.errors import Bug
@@ -83,11 +94,12 @@ _LOGS = (
     Query("follow", "Go on with what comes", "boolean"),
     Query("since", "Nothing older than this: seconds since 1970", "number"),
 )
-_WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, nodes, events, cluster"))
+_WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, routes, nodes, events, cluster"))
 _ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"
 _ONE_INSTANCE = _ONE_APP + "/instances/{instance}"
 _ROLLOUT = _ONE_APP + "/rollout"
-_P, _D, _R = Permission, documents, rollout_documents
+_TARGETS = (_NAMESPACE, _APP, Query("worker", "Only this worker"), Query("port", "Only ports of this name"))
+_P, _D, _R, _T = Permission, documents, rollout_documents, route_documents
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", _P.PUBLIC, cluster.healthz, "Is the process alive", _D.HealthDocument),
@@ -104,6 +116,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/apps", _P.READ, apps.list_apps, "All apps", _D.AppList, query=(_NAMESPACE, *_PAGING)),
     Route("GET", "/v1/workers", _P.READ, apps.list_workers, "All workers", _D.WorkerList, query=_LISTED),
     Route("GET", "/v1/instances", _P.READ, instances.list_instances, "All instances", _D.InstanceList, query=_LISTED),
+    Route("GET", "/v1/endpoints", _P.READ, endpoints.list_endpoints, "All endpoints", _T.EndpointList, query=_LISTED),
+    Route("GET", "/v1/routes", _P.READ, endpoints.list_routes, "All routes", _T.RouteList, query=_LISTED),
+    Route(
+        "GET", "/v1/prometheus/targets", _P.READ, endpoints.list_targets, "Targets for Prometheus (HTTP discovery)",
+        list[_T.TargetGroupDocument], query=_TARGETS,
+    ),
     Route(
         "GET", "/v1/namespaces/{namespace}/apps", _P.READ, apps.list_apps, "Apps of a namespace", _D.AppList,
         query=_PAGING,
@@ -123,6 +141,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", _ONE_APP + "/instances", _P.READ, instances.list_app_instances, "Instances of an app", _D.InstanceList,
+        query=_PAGING,
+    ),
+    Route(
+        "GET", _ONE_APP + "/endpoints", _P.READ, endpoints.list_app_endpoints, "Endpoints of an app", _T.EndpointList,
         query=_PAGING,
     ),
     Route(

@@ -266,7 +266,7 @@ def _check_query(route: Route, request: web.Request) -> None:
 def _json(answer: Answer) -> web.Response:
     document = answer.document
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    if "items" not in document and document.get("revision"):
+    if isinstance(document, dict) and "items" not in document and document.get("revision"):
         headers["ETag"] = f'"{document["revision"]}"'
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return web.Response(body=body, status=answer.status, content_type="application/json", headers=headers)

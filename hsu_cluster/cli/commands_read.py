@@ -37,7 +37,7 @@ NODE_PREFIX = "node/"
 
 def get(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="apps|workers|instances|nodes|events|revisions")],
+    kind: Annotated[str, typer.Argument(metavar="apps|workers|instances|endpoints|routes|nodes|events|revisions")],
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="APP[/WORKER[.SLOT]], or a node.")] = None,
     namespace: Namespace = None,
     output: Output = "table",
@@ -123,7 +123,14 @@ async def _follow_query(cluster: ClusterClient, query: Query, look: Any) -> None
 
 
 def _key(kind: str, item: Any) -> str:
-    names = {"apps": "app", "nodes": "name", "revisions": "number", "rollouts": "app"}
+    names = {
+        "apps": "app",
+        "nodes": "name",
+        "revisions": "number",
+        "rollouts": "app",
+        "endpoints": "instance",
+        "routes": "name",
+    }
     return f"{item.get('namespace', '')}/{item.get('app', '')}/{item[names.get(kind, 'id')]}"
 
 

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 EVENTS_LIMIT = 100
 
-KINDS = ("apps", "workers", "instances", "nodes", "events", "revisions", "rollouts")
+KINDS = ("apps", "workers", "instances", "rollouts", "endpoints", "routes", "nodes", "events", "revisions")
 
 WATCHED: Mapping[str, tuple[str, ...]] = {
     "apps": ("apps", "instances"),
     "workers": ("apps", "instances"),
     "instances": ("apps", "instances"),
+    "endpoints": ("apps", "instances", "routes", "nodes"),
+    "routes": ("apps", "routes"),
     "nodes": ("nodes", "instances"),
     "events": ("events",),
     "revisions": ("apps",),
@@ -91,6 +93,12 @@ async def read(cluster: ClusterClient, query: Query) -> tuple[Any, list[Any]]:
         return _list(await cluster.events(namespace, app_name, limit=EVENTS_LIMIT))
     if query.kind == "workers":
         return _filtered(await cluster.list_workers(namespace, app_name), target, "id")
+    if query.kind == "endpoints":
+        return _filtered(await cluster.list_endpoints(namespace, app_name), target, "worker")
+    if query.kind == "routes":
+        if target is not None:
+            _only(target, "routes", "[APP]")
+        return _list(await cluster.list_routes(namespace, app_name))
     return _filtered(await cluster.list_instances(namespace, app_name), target, "worker")
 
 

@@ -21,6 +21,7 @@ from hsu_cluster.client.documents import (
     WorkerDocument,
 )
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutWorkerDocument
+from hsu_cluster.client.route_documents import EndpointDocument, RouteDocument
 from hsu_core.model.ids import DEFAULT_NAMESPACE
 from hsu_core.model.lifecycle import State
 from hsu_core.model.quantity import format_cpu, format_size
@@ -148,6 +149,35 @@ def _instance_row(instance: InstanceDocument, now: float) -> Row:
     )
 
 
+def _endpoint_row(endpoint: EndpointDocument, now: float) -> Row:
+    host = f"[{endpoint['host']}]" if ":" in endpoint["host"] else endpoint["host"]
+    places = [f"{name} {host}:{number}" for name, number in sorted(endpoint["ports"].items())]
+    return row(
+        endpoint["instance"],
+        endpoint["namespace"],
+        endpoint["node"],
+        ", ".join(places),
+        endpoint["group"],
+        endpoint["weight"],
+        endpoint["app_revision"],
+    )
+
+
+def _route_row(route: RouteDocument, now: float) -> Row:
+    joining = len(route["joining"])
+    return row(
+        f"{route['app']}/{route['name']}",
+        route["namespace"],
+        f"{route['worker']}:{route['port']}",
+        route["provider"],
+        f"{len(route['members']) - joining}" + (f" (+{joining})" if joining else ""),
+        ", ".join(f"{group} {percent}%" for group, percent in route["weights"].items()),
+        len(route["leaving"]) or "",
+        age(route["changed_at"], now),
+        cell(route["trouble"], _BAD),
+    )
+
+
 def _node_row(node: NodeDocument, now: float) -> Row:
     return row(
         node["name"],
@@ -221,6 +251,11 @@ TABLES: Mapping[str, _Table] = {
             "REASON",
         ),
         _instance_row,
+    ),
+    "endpoints": (("INSTANCE", "NAMESPACE", "NODE", "PORTS", "GROUP", "WEIGHT", "REVISION"), _endpoint_row),
+    "routes": (
+        ("ROUTE", "NAMESPACE", "TO", "PROVIDER", "MEMBERS", "SHARES", "LEAVING", "CHANGED", "TROUBLE"),
+        _route_row,
     ),
     "nodes": (
         ("NODE", "STATE", "INSTANCES", "CPU", "MEMORY", "SEEN", "SYSTEM", "VERSION", "LABELS", "REASON"),

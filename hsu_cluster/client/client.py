@@ -31,6 +31,7 @@ from hsu_cluster.client.documents import (
     WorkerList,
 )
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
+from hsu_cluster.client.route_documents import EndpointList, RouteList, TargetGroupDocument
 from hsu_cluster.client.transport import Answer, Transport
 
 D = TypeVar("D")
@@ -203,6 +204,27 @@ class ClusterClient:
         if text := decoder.decode(b"", final=True):
             yield text
 
+    # Traffic
+
+    async def list_endpoints(self, namespace: str | None = None, app: str | None = None) -> EndpointList:
+        """Return the ready instances with ports of one app, of a namespace, or of all."""
+        return cast(EndpointList, await self._list("/v1/endpoints", {"namespace": namespace, "app": app}))
+
+    async def list_routes(self, namespace: str | None = None, app: str | None = None) -> RouteList:
+        """Return the routes of one app, of a namespace, or of all, with what their providers have confirmed."""
+        return cast(RouteList, await self._list("/v1/routes", {"namespace": namespace, "app": app}))
+
+    async def prometheus_targets(
+        self,
+        namespace: str | None = None,
+        app: str | None = None,
+        worker: str | None = None,
+        port: str | None = None,
+    ) -> list[TargetGroupDocument]:
+        """Return what runs as Prometheus' HTTP service discovery reads it."""
+        query = {"namespace": namespace, "app": app, "worker": worker, "port": port}
+        return cast(list[TargetGroupDocument], await self._get("/v1/prometheus/targets", query))
+
     # Nodes
 
     async def list_nodes(self) -> NodeList:
@@ -243,7 +265,7 @@ class ClusterClient:
     async def watch(
         self, namespace: str | None = None, app: str | None = None, kinds: Sequence[str] = ()
     ) -> AsyncGenerator[NoticeDocument, None]:
-        """Yield a notice at once and then for each change (kinds: apps, instances, nodes, events; none: all).
+        """Yield a notice at once and then for each change (kinds: apps, instances, routes, nodes, events; none: all).
 
         Read again whatever the notice names. Ends when the master stops; raises ApiProblem when refused.
         """

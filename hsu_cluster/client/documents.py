@@ -276,7 +276,7 @@ class RemovedDocument(TypedDict):
 
 
 class NoticeDocument(TypedDict):
-    """Something changed up to `revision`: read it again. `kinds`: apps, instances, nodes, events, cluster.
+    """Something changed up to `revision`: read it again. `kinds`: apps, instances, routes, nodes, events, cluster.
 
     `apps` has "namespace/app" of the apps concerned (empty: any); the first notice of a watch has no kinds.
     """

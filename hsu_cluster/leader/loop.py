@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
@@ -48,6 +48,7 @@ class PlannerLoop:
         monotonic: Callable[[], float],
         progress: Callable[[], None],
         interval_s: float,
+        on_plan: Callable[[Plan, Collection[AppId] | None], None],
     ) -> None:
         self._snapshot = snapshot
         self._writer = writer
@@ -56,6 +57,7 @@ class PlannerLoop:
         self._monotonic = monotonic
         self._progress = progress
         self._interval_s = interval_s
+        self._on_plan = on_plan
         self.last_plan = Plan()
 
     async def run(self) -> None:
@@ -85,6 +87,7 @@ class PlannerLoop:
         clock_s = self._clock()
         plan = reconcile(self._snapshot.view(), clock_s, apps=apps)
         self.last_plan = plan
+        self._on_plan(plan, apps)
         if plan.actions:
             revision = await self._writer.write([*map(operation_of, plan.actions), *self._events(plan.actions)])
             await self._snapshot.reach(revision)

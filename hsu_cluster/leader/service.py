@@ -19,6 +19,7 @@ from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.loop import PlannerLoop
 from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
@@ -79,6 +80,7 @@ class LeaderService:
         monotonic: Callable[[], float] = time.monotonic,
         chores: Callable[[], Awaitable[object]] | None = None,
         can_execute: bool = False,
+        allow_templates: bool = False,
     ) -> None:
         self._store = store
         self._advert = advert
@@ -88,6 +90,7 @@ class LeaderService:
         self._monotonic = monotonic
         self._chores = chores
         self._can_execute = can_execute
+        self._allow_templates = allow_templates
         self._reign: _Reign | None = None
         self._leader: MasterAdvert | None = None
         self._leader_changed = asyncio.Event()
@@ -253,6 +256,9 @@ class LeaderService:
             clock=self._clock,
             monotonic=self._monotonic,
         )
+        traffic = Traffic(
+            snapshot, writer, clock=self._clock, monotonic=self._monotonic, allow_templates=self._allow_templates
+        )
         planner = PlannerLoop(
             snapshot,
             writer,
@@ -261,6 +267,7 @@ class LeaderService:
             monotonic=self._monotonic,
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
+            on_plan=traffic.take,
         )
         measurer = Measurer(snapshot, writer, clock=self._clock, can_execute=self._can_execute)
         self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))
@@ -277,6 +284,7 @@ class LeaderService:
                         ("follow", _through_outages("follow the store", snapshot.follow)),
                         ("plan", _through_outages("plan", planner.run)),
                         ("measure", _through_outages("measure", measurer.run)),
+                        ("traffic", _through_outages("keep the routes", traffic.run)),
                         ("statuses", _through_outages("write statuses", hub.statuses.run)),
                         ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
                         ("chores", self._do_chores()),

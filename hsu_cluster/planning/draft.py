@@ -11,6 +11,7 @@ from functools import cached_property
 from hsu_cluster.planning.failover import is_mass_loss
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.slots import Desired
+from hsu_cluster.planning.traffic import registered
 from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
 from hsu_core.model.errors import Bug
 from hsu_core.model.ids import AppId, InstanceId
@@ -63,11 +64,7 @@ class Draft:
         self._rollouts: list[Action] = []
         self._leaving: set[InstanceId] = set()
         self.weights: dict[WorkerName, int] = {}
-        self._routed: dict[AppId, set[InstanceId]] = {}
-        for route in view.routes.values():
-            held = self._routed.setdefault(route.app, set())
-            held |= {endpoint.instance for endpoint in route.endpoints}
-            held |= set(route.leaving)
+        self._routed = registered(view)
 
     @cached_property
     def table(self) -> NodeTable:

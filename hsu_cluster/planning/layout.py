@@ -17,6 +17,9 @@ from hsu_core.model.rollout import Rollout, Stage, WorkerRollout
 from hsu_core.model.rollout_spec import MIN_HEALTHY_S
 from hsu_core.model.spec import Guarantee, WorkerSpec
 
+ALL = 100
+"""Percent of the traffic when the new revision has all of it."""
+
 Revisions = Mapping[tuple[AppId, int], Revision]
 
 
@@ -95,6 +98,13 @@ def base_of(rollout: Rollout | None, worker: str) -> int:
     if rollout is None or part is None:
         return 0
     return part.new_base if part.is_promoted and not rollout.is_going_back else part.stable_base
+
+
+def traffic_of(rollout: Rollout | None, part: WorkerRollout | None) -> int:
+    """Return the percent of the traffic that the new of two sets is to have now."""
+    if rollout is None or part is None or rollout.is_going_back:
+        return 0
+    return ALL if part.is_promoted else part.traffic
 
 
 def is_routed(revision: Revision | None, worker: str) -> bool:

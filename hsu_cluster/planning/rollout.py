@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.layout import Layout, app_layouts, is_routed
+from hsu_cluster.planning.layout import Layout, app_layouts, is_routed, traffic_of
 from hsu_cluster.planning.rollout_begin import begin
-from hsu_cluster.planning.rollout_steps import ALL, Way, end_all_runs, step_worker, unconfirmed_route
+from hsu_cluster.planning.rollout_steps import Way, end_all_runs, step_worker, unconfirmed_route
 from hsu_cluster.planning.set_facts import WorkerFacts, worker_facts
 from hsu_core.model.assignment import AppRecord
-from hsu_core.model.rollout import NO_INTENT, Rollout, RolloutIntent, RolloutPhase, Stage, WorkerRollout
+from hsu_core.model.rollout import NO_INTENT, Rollout, RolloutIntent, RolloutPhase, Stage
 from hsu_core.model.view import DropRun, PutRollout, PutRun
 
 Facts = Mapping[str, WorkerFacts]
@@ -46,13 +46,6 @@ def plan_rollout(draft: Draft, record: AppRecord) -> tuple[Rollout, tuple[Layout
         if part.has_two_sets:
             draft.weights[record.id, part.worker] = traffic_of(rollout, part)
     return rollout, app_layouts(record, view.revisions, rollout)
-
-
-def traffic_of(rollout: Rollout, part: WorkerRollout) -> int:
-    """Return the percent of the traffic that the new set is to have now."""
-    if rollout.is_going_back:
-        return 0
-    return ALL if part.is_promoted else part.traffic
 
 
 def _drop_runs(draft: Draft, rollout: Rollout) -> None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.layout import is_routed, second_size
+from hsu_cluster.planning.layout import ALL, is_routed, second_size
 from hsu_cluster.planning.set_facts import SetFacts, WorkerFacts
+from hsu_cluster.planning.traffic import new_percent
 from hsu_core.model.analysis import VERDICTS, AnalysisRun, Verdict
 from hsu_core.model.assignment import AppRecord, Revision
 from hsu_core.model.rollout import Rollout, RolloutIntent, Stage, WorkerRollout
 from hsu_core.model.rollout_spec import Analyse, Approve, Pause, RolloutSpec, SetCanaryScale, SetWeight
 from hsu_core.model.view import PutRun
-
-ALL = 100
-"""Percent of the traffic when the new revision has all of it."""
 
 
 @dataclass(slots=True)
@@ -365,11 +363,6 @@ def unconfirmed_route(draft: Draft, rollout: Rollout, part: WorkerRollout) -> st
             return f"route {route.name}: its provider has confirmed nothing yet"
         if state.trouble:
             return f"route {route.name}: {state.trouble}"
-        if new_percent(dict(state.weights)) != part.traffic:
+        if new_percent(state) != part.traffic:
             return f"route {route.name} to give it {part.traffic} %"
     return ""
-
-
-def new_percent(weights: dict[str, int]) -> int:
-    """Return the percent that the new set has by the confirmed weights."""
-    return weights.get("canary", weights.get("new", 0))

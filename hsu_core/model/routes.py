@@ -69,8 +69,10 @@ class Endpoint:
 class RouteState:
     """What the provider of a route has confirmed: written by the leader after each change that took effect.
 
-    `weights` are (group, percent). `leaving`: deregistered, and perhaps still at a request. `trouble`: why the newest
-    change is not in effect (empty: it is).
+    `endpoints` are all that may be sent requests: an instance is written down before it is registered (it is in
+    `joining` until the provider has confirmed it), and erased after it was deregistered. `weights` are (group,
+    percent). `leaving`: deregistered, and perhaps still at a request. `trouble`: why the newest change is not in effect
+    (empty: it is). `spec` is what was applied, so that a provider can be cleared after the route left the manifest.
     """
 
     app: AppId
@@ -80,3 +82,5 @@ class RouteState:
     leaving: tuple[InstanceId, ...] = ()
     trouble: str = ""
     changed_at: float = 0.0
+    joining: tuple[InstanceId, ...] = ()
+    spec: RouteSpec | None = None

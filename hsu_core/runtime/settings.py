@@ -77,6 +77,7 @@ class MasterSettings:
     `node_beat_s` is how often an agent reports, `node_ttl_s` how long it may be silent (at least three
     beats: one lost frame and one late one are no failure), `leader_ttl_s` the lease of the leader key.
     `allow_exec_analysis`: programs that an app's analyses name are run here, with the rights of this master.
+    `allow_templates`: whether a manifest's route may write a file and run a program on the leading master.
     """
 
     name: str
@@ -93,6 +94,7 @@ class MasterSettings:
     log_format: str = "text"
     log_level: str = "info"
     allow_exec_analysis: bool = False
+    allow_templates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

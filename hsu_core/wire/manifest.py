@@ -28,6 +28,7 @@ from hsu_core.wire.manifest_convert import convert_worker
 from hsu_core.wire.manifest_models import ManifestModel, WorkerModel
 from hsu_core.wire.manifest_tree import as_written, inline_files, resolve_extends, resolve_variables
 from hsu_core.wire.rollout_convert import check_analyses
+from hsu_core.wire.route_convert import convert_routes
 from hsu_core.wire.tree import SIZE_LIMIT_BYTES, Document
 from hsu_core.wire.unit_convert import warn_keys
 from hsu_core.wire.yaml_text import load_document
@@ -112,6 +113,7 @@ def _specification(
         base_directory=base_directory,
         explicit_replicas=tuple(sorted(worker.id for worker in readable.values() if worker.replicas is not None)),
         analyses=convert_analyses(model.analyses, found),
+        routes=convert_routes(model.routes, {worker.id: worker for worker in workers if worker is not None}, found),
     )
     check_workers(readable, spec, found)
     check_analyses(readable, spec, found)

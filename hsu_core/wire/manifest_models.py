@@ -35,6 +35,7 @@ from hsu_core.wire.limit_models import Limits
 from hsu_core.wire.log_models import LogCollectionModel
 from hsu_core.wire.restart_models import RestartModel
 from hsu_core.wire.rollout_models import RolloutModel
+from hsu_core.wire.route_models import RouteModel
 from hsu_core.wire.unit_models import Unit
 
 
@@ -163,5 +164,6 @@ class ManifestModel(Strict):
     templates: dict[str, Any] | None = None
     workers: list[Any]
     analyses: dict[Name, AnalysisModel] | None = None
+    routes: dict[Name, RouteModel] | None = None
     master: MasterBlock | None = None
     log_collection: LogCollectionModel | None = None

@@ -142,6 +142,11 @@ def inline_files(found: FaultList, expander: Interpolator, read_file: ReadFile |
             for name, body in files.items()
         }
         workers[index] = {**worker, "files": inlined}
+    routes = found.document.data.get("routes")
+    for name, route in routes.items() if isinstance(routes, dict) else ():
+        if isinstance(route, dict) and isinstance(route.get("template"), dict):
+            at: Path = ("routes", name, "template")
+            routes[name] = {**route, "template": _inlined(route["template"], at, found, expander, read_file)}
 
 
 def _inlined(body: Any, path: Path, found: FaultList, expander: Interpolator, read_file: ReadFile | None) -> Any:

@@ -128,6 +128,7 @@ class _Master(Strict):
     node_ttl: Duration = 8.0
     node_beat: Duration = 2.0
     leader_ttl: Duration = 15.0
+    allow_templates: Boolean = False
     log_format: _LogFormat = "text"
     log_level: _LogLevel = "info"
     analysis: _Analysis | None = None
@@ -207,6 +208,7 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         log_format=model.log_format,
         log_level=model.log_level,
         allow_exec_analysis=model.analysis is not None and model.analysis.allow_exec,
+        allow_templates=model.allow_templates,
     )
 
 

@@ -150,3 +150,42 @@ def cluster(**fields: Any) -> Any:
 def listed(*items: Any) -> Any:
     """Return a list document."""
     return {"items": list(items), "revision": 4711, "next": None}
+
+
+def endpoint(slot: int = 0, **fields: Any) -> Any:
+    """Return an endpoint document of shop/web."""
+    return {
+        "namespace": "default",
+        "app": "shop",
+        "worker": "web",
+        "instance": f"shop/web.{slot}",
+        "slot": slot,
+        "node": "node-a",
+        "host": "10.0.0.1",
+        "ports": {"http": 20000 + slot},
+        "group": "stable",
+        "weight": 100,
+        "app_revision": 3,
+        **fields,
+    }
+
+
+def route(name: str = "web", **fields: Any) -> Any:
+    """Return a route document of the shop; HAProxy has confirmed two members."""
+    member = {"instance": "shop/web.0", "host": "10.0.0.1", "port": 20000, "group": "stable", "weight": 100}
+    return {
+        "namespace": "default",
+        "app": "shop",
+        "name": name,
+        "worker": "web",
+        "port": "http",
+        "provider": "haproxy",
+        "members": [member, {**member, "instance": "shop/web.1"}],
+        "weights": {"stable": 100},
+        "joining": [],
+        "leaving": [],
+        "trouble": "",
+        "changed_at": NOW - 12,
+        "revision": 41,
+        **fields,
+    }

@@ -27,6 +27,8 @@ LISTS = {
     "apps": "/v1/apps",
     "workers": "/v1/workers",
     "instances": "/v1/instances",
+    "endpoints": "/v1/endpoints",
+    "routes": "/v1/routes",
     "nodes": "/v1/nodes",
     "events": "/v1/events",
 }
@@ -71,6 +73,7 @@ async def test_lists_can_be_narrowed(tmp_path: Path) -> None:
         (("get", "apps", "-o", "jsn"), 2, "did you mean json? [input.format]"),
         (("get", "revisions"), 2, "write: get revisions APP"),
         (("get", "apps", "shop/web"), 2, "write: get apps APP"),
+        (("get", "routes", "shop/web"), 2, "write: get routes [APP]"),
         (("get", "instances", "shop/wbe"), 1, "did you mean shop/web? [not-found]"),
         (("get", "apps", "nothing"), 1, "[not-found]"),
         (("get", "instances", "a b"), 2, "write APP, APP/WORKER or APP/WORKER.SLOT"),

@@ -18,7 +18,7 @@ from hsu_cluster.cli.render_details import (
 )
 from hsu_cluster.cli.render_doctor import limit_report
 from hsu_cluster.cli.render_progress import INSTANCES_SHOWN, progress_line, progress_tree
-from tests.cli.documents import NOW, app, cluster, event, instance, node, revision, worker
+from tests.cli.documents import NOW, app, cluster, endpoint, event, instance, node, revision, route, worker
 
 Golden = Callable[[str, str], None]
 
@@ -55,6 +55,16 @@ LISTS = {
     "apps": [app(), DEGRADED, app("cams", namespace="line-1", phase="Stopped", reason="StoppedOnRequest")],
     "workers": DEGRADED["workers"],
     "instances": TROUBLED,
+    "endpoints": [
+        endpoint(),
+        endpoint(slot=1, host="fd00::2", ports={"admin": 21001, "http": 20001}, group="canary", weight=85),
+    ],
+    "routes": [
+        route(),
+        route(name="admin", provider="none", members=[], weights={}, changed_at=None),
+        route(name="beta", weights={"stable": 90, "canary": 10}, joining=["shop/web.1"], leaving=["shop/web.2"]),
+        route(name="lb", trouble="cannot reach HAProxy at /run/lb.sock: No such file or directory [traffic.provider]"),
+    ],
     "nodes": [
         node(),
         node("node-b", state="lost", last_seen=NOW - 61, labels={}, reason="silent for 8 s"),
