@@ -80,8 +80,10 @@ def proportional(sets: Mapping[int, int], total: int) -> dict[int, int]:
         change = min(change, left) if is_up else max(change, left)
         shares[revision] = sets[revision] + change
         left -= change
-    if left:
-        shares[order[0]] = max(0, shares[order[0]] + left)
+    for revision in order:  # what rounding left over: the largest set first
+        change = max(left, -shares[revision])
+        shares[revision] += change
+        left -= change
     return shares
 
 

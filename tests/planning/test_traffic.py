@@ -186,15 +186,16 @@ def test_without_a_word_of_plan_and_record_a_new_set_gets_nothing() -> None:
     assert [server.weight for server in servers(route.endpoints, route.weights)] == [EVEN_WEIGHT, 0]
 
 
-@pytest.mark.parametrize(("stage", "weight", "percent"), [(Stage.STEPS, 30, 30), (Stage.DONE, 30, 100)])
-def test_without_a_word_of_the_plan_the_record_of_the_rollout_counts(stage: Stage, weight: int, percent: int) -> None:
-    worker = WorkerRollout("web", "canary", stage, 0, 100, weight=weight)
+@pytest.mark.parametrize(("stage", "traffic", "percent"), [(Stage.STEPS, 30, 30), (Stage.PROMOTED, 30, 100)])
+def test_without_a_word_of_the_plan_the_record_of_the_rollout_counts(stage: Stage, traffic: int, percent: int) -> None:
+    worker = WorkerRollout("web", "canary", stage, 0, 100, weight=50, traffic=traffic)
     view = replace(view_of(order(0), order(100)), rollouts={SHOP: Rollout(SHOP, 2, 1, workers=(worker,))})
     assert wanted(view, frozenset(), {})[KEY].weights == (("stable", 100 - percent), ("canary", percent))
 
 
-def test_a_rollout_that_is_over_has_one_set_and_one_that_goes_back_has_the_stable_routes() -> None:
-    view = replace(view_of(order(0)), rollouts=rolling("canary", ended_at=5.0))
+def test_a_rollout_that_is_done_has_one_set_and_one_that_goes_back_has_the_stable_routes() -> None:
+    done = Rollout(SHOP, 2, 1, workers=(WorkerRollout("web", "canary", Stage.DONE),), ended_at=5.0)
+    view = replace(view_of(order(0)), rollouts={SHOP: done})
     assert two_sets(view, SHOP, "web") is None
     assert wanted(view, frozenset(), {})[KEY].weights == (("stable", 100),)
     without = replace(revision(2), spec=replace(revision(2).spec, routes=()))

@@ -64,7 +64,7 @@ def test_both_programs_print_it(module: str) -> None:
 
 
 def test_the_examples_of_the_pages_fit() -> None:
-    for page in ("README.md", "docs/agent.md"):
+    for page in ("README.md", "docs/agent.md", "docs/traffic.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             document = data(block)

@@ -180,20 +180,26 @@ class _Backend:
         busy: set[InstanceId] = set()
         for name, row in leaving.items():
             instance = self._instance(name)
-            if sessions.get(name, 0) and instance not in cut and not row.admin_state & MAINTENANCE:
-                busy.add(instance)
-                continue
-            if not row.admin_state & MAINTENANCE:
+            is_idle = not sessions.get(name, 0)
+            if (is_idle or instance in cut) and not row.admin_state & MAINTENANCE:
                 await self._send(f"set server {self._backend}/{name} state maint")
-            if not sessions.get(name, 0):
-                await self._delete(name)
+            is_gone = is_idle and await self._delete(name)
+            if not is_gone and instance not in cut:
+                busy.add(instance)
         return busy
 
-    async def _delete(self, name: str) -> None:
-        """Delete a server in maintenance. It gets no requests, so one that cannot go yet is tried again later."""
+    async def _delete(self, name: str) -> bool:
+        """Delete a server in maintenance; return whether it is gone.
+
+        HAProxy stops all its threads for this and looks again, so it sees a request that came just before the drain and
+        was not counted yet.
+        """
         answer = await self._ask(f"del server {self._backend}/{name}")
-        if not answer.startswith((*GOOD_ANSWERS, "Server still has connections", "No such server")):
+        if answer.startswith("Server still has connections"):
+            return False
+        if not answer.startswith((*GOOD_ANSWERS, "No such server")):
             raise self._error("del server", answer)
+        return True
 
     async def _sessions(self) -> Mapping[str, int]:
         """Return the number of requests at and before each server."""
