@@ -16,7 +16,7 @@ from hsu_cluster.client.documents import AppDocument, DeployDocument, UndoBody
 from hsu_cluster.planning import intents
 from hsu_cluster.planning.explain import plan_deploy
 from hsu_core.model.assignment import AppRecord, Assignment, Revision
-from hsu_core.model.errors import Compacted, Conflict, InvalidInput, NotFound, TooLarge
+from hsu_core.model.errors import Compacted, Conflict, InvalidInput, NotFound, StaleRevision, TooLarge
 from hsu_core.model.ids import AppId
 from hsu_core.model.spec import AppSpec
 from hsu_core.store.base import VALUE_LIMIT_BYTES, Delete, Entry, Operation, Put, range_all
@@ -138,7 +138,13 @@ async def _plan(call: Call, app: AppId, parsed: ParsedManifest) -> Answer:
     record = reading.view.apps.get(app)
     revision = _revision(app, parsed.spec, (record.revision if record else 0) + 1, 0.0, "")
     plan = await asyncio.to_thread(plan_deploy, reading.view, revision)
-    return Answer(plan_document(reading, app, plan, parsed.warnings))
+    pin = pin_of(reading.changed.get(keys.app(app), 0), revision)
+    return Answer(plan_document(reading, app, plan, parsed.warnings, pin))
+
+
+def pin_of(app_revision: int, revision: Revision) -> str:
+    """Return what a plan is known by: the app as it was (its store revision, 0: not there) and the new content."""
+    return f"{app_revision}-{revision.content_hash}"
 
 
 def _revision(app: AppId, spec: AppSpec, number: int, at_s: float, by: str) -> Revision:
@@ -150,6 +156,16 @@ async def _deploy(call: Call, app: AppId, parsed: ParsedManifest) -> Change:
     """Return the change of a deploy: a new revision unless the content is the current one."""
     present = await _read_present(call, app)
     check_if_match(call, f"app {app}", present.entry)
+    asked = call.request.query.get("pin")
+    if asked is not None:
+        found = pin_of(
+            present.entry.mod_revision if present.entry is not None else 0, _revision(app, parsed.spec, 0, 0.0, "")
+        )
+        if asked != found:
+            what = "the app" if asked.partition("-")[2] == found.partition("-")[2] else "the manifest"
+            raise StaleRevision(
+                f"deploy {app} as it was planned", f"{what} has changed since", "plan it again, and look at the plan"
+            )
     return _change(call, app, present, parsed.spec)
 
 

@@ -217,7 +217,7 @@ def _unenforced(
     ]
 
 
-def plan_document(reading: Reading, app: AppId, plan: DeployPlan, warnings: Sequence[Fault]) -> PlanDocument:
+def plan_document(reading: Reading, app: AppId, plan: DeployPlan, warnings: Sequence[Fault], pin: str) -> PlanDocument:
     """Return what a deploy would do."""
     return {
         "namespace": app.namespace,
@@ -228,6 +228,8 @@ def plan_document(reading: Reading, app: AppId, plan: DeployPlan, warnings: Sequ
         "fields": [{"path": field.path, "before": field.before, "after": field.after} for field in plan.fields],
         "placements": {instance.short: node for instance, node in sorted(plan.placements.items())},
         "unplaced": {instance.short: reason for instance, reason in sorted(plan.unplaced.items())},
+        "no_room": dict(sorted(plan.no_room.items())),
+        "pin": pin,
         "warnings": fault_documents(warnings),
         "revision": reading.revision,
     }
@@ -246,6 +248,7 @@ def _change(plan: DeployPlan, change: WorkerChange) -> ChangeDocument:
         "worker": change.worker,
         "action": str(change.action),
         "text": ", ".join(f"{count} {what}" for count, what in counts if count),
+        "why": change.why,
         "fields": [field.path.removeprefix(prefix) for field in plan.fields if field.path.startswith(prefix)],
     }
 

@@ -88,6 +88,7 @@ _PAGING = (
     Query("page", "The `next` of the page before"),
 )
 _LISTED = (_NAMESPACE, _APP, *_PAGING)
+_PIN = Query("pin", "The `pin` of a plan: refuse if the app or the manifest has changed since")
 _DRY_RUN = Query("dry_run", "Return the plan, change nothing", "boolean")
 _LOGS = (
     Query("tail", "Lines from the end", "integer"),
@@ -128,7 +129,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", _ONE_APP, _P.READ, apps.get_app, "One app", _D.AppDocument),
     Route(
-        "PUT", _ONE_APP, _P.WRITE, deploys.put_app, "Deploy a manifest", _D.DeployDocument, MANIFEST, query=(_DRY_RUN,)
+        "PUT", _ONE_APP, _P.WRITE, deploys.put_app, "Deploy a manifest", _D.DeployDocument, MANIFEST,
+        query=(_DRY_RUN, _PIN),
     ),
     Route("DELETE", _ONE_APP, _P.WRITE, apps.delete_app, "Remove an app", _D.RemovedDocument),
     Route(

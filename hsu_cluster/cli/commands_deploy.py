@@ -43,7 +43,8 @@ Variables = Annotated[
     list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Win over `vars` of the manifest; repeatable.")
 ]
 Strategy = Annotated[
-    str | None, typer.Option("--strategy", help="rolling or recreate; default: as each worker of the manifest says.")
+    str | None,
+    typer.Option("--strategy", help="rolling, recreate, canary, blue-green; default: as each worker says."),
 ]
 
 
@@ -56,6 +57,9 @@ def deploy(
     strategy: Strategy = None,
     var: Variables = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would change, and change nothing.")] = False,
+    pin: Annotated[
+        str | None, typer.Option("--pin", help="The pin of a plan: refuse if app or manifest have changed since.")
+    ] = None,
 ) -> int:
     """Deploy a manifest and wait until the app is healthy.
 
@@ -74,7 +78,7 @@ def deploy(
         if dry_run:
             session.terminal.lines(plan_lines(await cluster.plan(spec.namespace, spec.app, document)))
             return 0
-        answer = await cluster.deploy(spec.namespace, spec.app, document)
+        answer = await cluster.deploy(spec.namespace, spec.app, document, pin=pin)
         known = {str(warning) for warning in parsed.warnings}
         added = [fault for each in answer["warnings"] if str(fault := _fault(each)) not in known]
         session.terminal.warn(warning_lines(added))

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsu_cluster.cli.text import close_to
-from hsu_core.model.errors import InvalidInput, NotSupported
+from hsu_core.model.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hsu_core.wire.manifest import ParsedManifest
 
 STANDARD_INPUT = "-"
 
-STRATEGIES = ("rolling", "recreate")
-NOT_CARRIED_OUT = ("canary", "blue-green")
+STRATEGIES = ("rolling", "recreate", "canary", "blue-green")
 """Strategies that the manifest knows and this version's leader does not carry out."""
 
 
@@ -69,19 +68,11 @@ def _nearby(path: Path) -> str:
 
 
 def check_strategy(strategy: str | None) -> None:
-    """Refuse a strategy that does not exist, or that this version does not carry out."""
+    """Refuse a strategy that does not exist."""
     if strategy is None or strategy in STRATEGIES:
         return
-    known = " or ".join(STRATEGIES)
-    if strategy in NOT_CARRIED_OUT:
-        raise NotSupported(
-            f"deploy with strategy {strategy}",
-            "this version does not carry it out: it has no traffic weights and no analysis yet",
-            f"use {known}",
-            code="not-supported.strategy",
-        )
-    near = close_to(strategy, STRATEGIES + NOT_CARRIED_OUT)
-    hint = f"did you mean {near}?" if near else f"use {known}"
+    near = close_to(strategy, STRATEGIES)
+    hint = f"did you mean {near}?" if near else f"use {', '.join(STRATEGIES)}"
     raise InvalidInput(f"deploy with strategy {strategy!r}", "there is no such strategy", hint, code="input.strategy")
 
 

@@ -22,7 +22,6 @@ from hsu_cluster.cli.render import (
 from hsu_cluster.cli.text import age, count, shown
 from hsu_cluster.client.documents import (
     AppDocument,
-    ChangeDocument,
     ClusterDocument,
     EventDocument,
     InstanceDocument,
@@ -213,23 +212,14 @@ def cluster_status(
     ]
 
 
-def _fields_shown(change: ChangeDocument) -> str:
-    """Return the names of the changed fields, the first few; all of a worker that comes or goes say nothing."""
-    fields = change["fields"]
-    if not fields or change["action"] in ("create", "remove"):
-        return ""
-    more = f" and {len(fields) - FIELDS_SHOWN} more" if len(fields) > FIELDS_SHOWN else ""
-    return f"({', '.join(fields[:FIELDS_SHOWN])}{more})"
-
-
 def plan_lines(plan: PlanDocument) -> list[Text]:
-    """Return what a deploy would change, one line for each worker, then what would find no node."""
+    """Return what a deploy would change: each worker, field by field, then what would find no node; and the pin."""
     if plan["unchanged"]:
         return [Text(f"{shown(plan['app'])}: no change, revision {plan['app_revision']} has this content already")]
     rows = []
     for change in plan["changes"]:
         sign, style = _ACTION_SIGNS.get(change["action"], ("?", ""))
-        told = f"{change['text']} {_fields_shown(change)}".strip()
+        told = ": ".join(part for part in (change["text"], change["why"]) if part)
         rows.append(row(Cell(f"{sign} {shown(change['worker'])}", style), cell(change["action"], style), told))
     before = f"revision {plan['app_revision']}" if plan["app_revision"] else "nothing: a new app"
     changing = sum(change["action"] != "none" for change in plan["changes"])
@@ -239,4 +229,23 @@ def plan_lines(plan: PlanDocument) -> list[Text]:
         Text(f"! {shown(slot)} would find no node: {shown(why)}", style="red")
         for slot, why in sorted(plan["unplaced"].items())
     ]
-    return [head, *(Text.assemble("  ", line) for line in body), *unplaced]
+    unplaced += [
+        Text(f"! worker {shown(worker)} could not be rolled out: {shown(why)}", style="red")
+        for worker, why in sorted(plan["no_room"].items())
+    ]
+    pin = Text(f"deploy exactly this with --pin {plan['pin']}", style="dim")
+    return [head, *(Text.assemble("  ", line) for line in body), *_field_lines(plan), *unplaced, pin]
+
+
+def _field_lines(plan: PlanDocument) -> list[Text]:
+    """Return the fields that differ, but for those of workers that come or go whole."""
+    whole = {change["worker"] for change in plan["changes"] if change["action"] in ("create", "remove")}
+    fields = [each for each in plan["fields"] if each["path"].removeprefix("workers.").partition(".")[0] not in whole]
+    lines = []
+    for each in fields[:FIELDS_SHOWN]:
+        before = "-" if each["before"] is None else shown(each["before"])
+        after = "-" if each["after"] is None else shown(each["after"])
+        lines.append(Text.assemble(("    " + shown(each["path"]), "dim"), f": {before} → {after}"))
+    if len(fields) > FIELDS_SHOWN:
+        lines.append(Text(f"    and {count(len(fields) - FIELDS_SHOWN, 'more field')}", style="dim"))
+    return lines

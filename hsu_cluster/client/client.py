@@ -68,12 +68,15 @@ class ClusterClient:
         *,
         if_match: int | None = None,
         idempotency_key: str | None = None,
+        pin: str | None = None,
     ) -> DeployDocument:
         """Deploy a manifest (YAML text, or plain data with every file already in it) and return the app.
 
-        `if_match` is the store `revision` of the app as it was read (0: it must not exist yet).
+        `if_match` is the store `revision` of the app as it was read (0: it must not exist yet). `pin` is that of a
+        plan: the deploy is refused if app or manifest have changed since.
         """
-        answer = await self._put(namespace, app, document, {}, if_match, idempotency_key or secrets.token_hex(16))
+        query = {} if pin is None else {"pin": pin}
+        answer = await self._put(namespace, app, document, query, if_match, idempotency_key or secrets.token_hex(16))
         return cast(DeployDocument, answer.document)
 
     async def plan(self, namespace: str, app: str, document: str | Mapping[str, Any]) -> PlanDocument:

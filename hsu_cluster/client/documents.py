@@ -143,12 +143,14 @@ class DeployDocument(AppDocument):
 class ChangeDocument(TypedDict):
     """What a deploy would do to one worker. `action`: none, create, update (in place), restart, remove.
 
-    `text` counts instances ("3 to restart"), `fields` names what differs, as `execution.args`.
+    `text` counts instances ("3 to restart"), `fields` names what differs, as `execution.args`, `why` says how it is
+    carried out and for which fields.
     """
 
     worker: str
     action: str
     text: str
+    why: str
     fields: list[str]
 
 
@@ -164,6 +166,8 @@ class PlanDocument(TypedDict):
     """What a deploy would do (`dry_run`). `unchanged`: nothing. `app_revision`: the present one (0: none).
 
     `placements`: instances that would get a node, and which; `unplaced`: those that would find none, and why.
+    `no_room`: workers whose rollout could not begin, and why. A deploy with this `pin` is refused if the app or the
+    manifest has changed since.
     """
 
     namespace: str
@@ -174,6 +178,8 @@ class PlanDocument(TypedDict):
     fields: list[FieldDocument]
     placements: dict[str, str]
     unplaced: dict[str, str]
+    no_room: dict[str, str]
+    pin: str
     warnings: list[FaultDocument]
     revision: int
 

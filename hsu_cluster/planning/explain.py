@@ -6,20 +6,25 @@ needs to be waited for, so it shows where instances end up and not the waves on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hsu_cluster.planning.diff import FieldChange, diff_specs, flatten
 from hsu_cluster.planning.intents import deploy
-from hsu_cluster.planning.layout import app_layouts, base_of
+from hsu_cluster.planning.layout import app_layouts, base_of, limits_of
+from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.reconcile import reconcile
+from hsu_cluster.planning.room import lacks_room, needs_beside
 from hsu_cluster.planning.slots import WorkerTarget, is_restart_needed
 from hsu_core.model.assignment import Revision
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.rollout import Rollout, RolloutPhase, Stage, WorkerRollout
 from hsu_core.model.spec import WorkerSpec
 from hsu_core.model.view import ClusterView, DropAssignment, PutAssignment
+
+FIELDS_SHOWN = 3
+"""Fields named in one sentence; the rest is counted."""
 
 
 class WorkerAction(StrEnum):
@@ -43,6 +48,8 @@ class WorkerChange:
     moved: int = 0
     removed: int = 0
     unplaced: int = 0
+    why: str = ""
+    """How it is rolled out, and which fields ask for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class DeployPlan:
     workers: tuple[WorkerChange, ...] = ()
     placements: Mapping[InstanceId, str] = field(default_factory=dict)
     unplaced: Mapping[InstanceId, str] = field(default_factory=dict)
+    no_room: Mapping[str, str] = field(default_factory=dict)
+    """For each worker whose rollout could not begin: what has no place beside the running instances."""
 
 
 def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
@@ -79,7 +88,15 @@ def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
         before = current.spec.worker(name) if current else None
         changes.append(
             _worker_change(
-                view, name, before, revision.spec.worker(name), targets.get(name), placements, dropped, plan.unplaced
+                view,
+                name,
+                before,
+                revision.spec.worker(name),
+                targets.get(name),
+                placements,
+                dropped,
+                plan.unplaced,
+                fields,
             )
         )
     return DeployPlan(
@@ -89,7 +106,27 @@ def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
         workers=tuple(changes),
         placements={instance: placements[instance] for instance in sorted(placements)},
         unplaced=plan.unplaced,
+        no_room=_no_room(view, revision, [change for change in changes if change.action is WorkerAction.RESTART]),
     )
+
+
+def _no_room(view: ClusterView, revision: Revision, changes: Sequence[WorkerChange]) -> Mapping[str, str]:
+    """Return for each worker to be replaced why its rollout could not begin, if it could not."""
+    table = NodeTable.from_view(view)
+    found = {}
+    record = view.apps.get(revision.id)
+    for change in changes:
+        spec = revision.spec.worker(change.worker)
+        if spec is None or record is None:
+            continue
+        scaled = record.intent(spec.id).replicas
+        is_kept = scaled is not None and spec.id not in revision.spec.explicit_replicas
+        replicas = scaled if is_kept and scaled is not None else spec.replicas
+        count = needs_beside(revision, spec, spec.rollout.strategy, replicas)
+        why = lacks_room(table, revision, spec, count) if count else ""
+        if why:
+            found[spec.id] = why
+    return found
 
 
 def _as_deployed(view: ClusterView, revision: Revision, current: Revision | None) -> ClusterView:
@@ -137,6 +174,7 @@ def _worker_change(
     placements: Mapping[InstanceId, str],
     dropped: set[InstanceId],
     unplaced: Mapping[InstanceId, str],
+    fields: Sequence[FieldChange],
 ) -> WorkerChange:
     """Return the change of one worker, counted from what runs now and what the forecast does."""
     added = restarted = moved = missing = 0
@@ -153,6 +191,8 @@ def _worker_change(
             restarted += 1
         elif instance in placements or instance in dropped:
             moved += 1
+    changed = [change.path for change in fields if change.path.startswith(f"workers.{name}.")]
+    causes = [path.removeprefix(f"workers.{name}.") for path in changed]
     if after is None:
         action = WorkerAction.REMOVE
     elif before is None:
@@ -163,4 +203,36 @@ def _worker_change(
         action = WorkerAction.UPDATE
     else:
         action = WorkerAction.NONE
-    return WorkerChange(name, action, added, restarted, moved, removed, missing)
+    why = ""
+    if action is WorkerAction.RESTART and after is not None:
+        named = [cause for cause in causes if needs_restart(cause)]
+        why = f"{_strategy(after)}, for {_named(named) if named else 'a restart that was asked for'}"
+    elif action is WorkerAction.UPDATE and causes:
+        why = f"in place, for {_named(causes)}"
+    return WorkerChange(name, action, added, restarted, moved, removed, missing, why)
+
+
+def _strategy(spec: WorkerSpec) -> str:
+    rollout = spec.rollout
+    if rollout.strategy == "canary" and rollout.steps:
+        return f"canary in {len(rollout.steps)} steps"
+    if rollout.strategy in ("rolling", "canary"):
+        surge, floor = limits_of(spec, spec.replicas)
+        return f"rolling, {surge} beside, at least {floor} ready"
+    return rollout.strategy
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - FIELDS_SHOWN} more" if len(paths) > FIELDS_SHOWN else ""
+    return ", ".join(paths[:FIELDS_SHOWN]) + more
+
+
+RESTARTED_FOR = ("execution", "files", "ports", "process", "unmanaged", "profile_type", "type", "logs.segment")
+"""Beginnings of the fields that a running process is restarted for, as `hsu_core.wire.hashes.spec_hash` has them."""
+
+
+def needs_restart(path: str) -> bool:
+    """Return whether a change of a worker's field, as `execution.args[0]`, restarts its instances."""
+    if path.startswith("process_file"):
+        return False
+    return path.startswith(RESTARTED_FOR)

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, replace
 
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import ALL, is_routed, second_size
+from hsu_cluster.planning.room import lacks_room, needs_beside
 from hsu_cluster.planning.set_facts import SetFacts, WorkerFacts
 from hsu_cluster.planning.traffic import new_percent
 from hsu_core.model.analysis import VERDICTS, AnalysisRun, Verdict
 from hsu_core.model.assignment import AppRecord, Revision
 from hsu_core.model.rollout import Rollout, RolloutIntent, Stage, WorkerRollout
 from hsu_core.model.rollout_spec import Analyse, Approve, Pause, RolloutSpec, SetCanaryScale, SetWeight
+from hsu_core.model.spec import WorkerSpec
 from hsu_core.model.view import PutRun
+
+ROOM_PATIENCE_S = 15.0
+"""How long a rollout waits for room before it starts anything: a node may be just coming back."""
 
 
 @dataclass(slots=True)
@@ -117,12 +122,30 @@ def _wait_for_others(way: Way, part: WorkerRollout) -> WorkerRollout:
     pending = [other.worker for other in others if other is not None and not other.is_promoted]
     if pending:
         return _waits(part, f"worker {pending[0]} to be rolled out")
+    missing = _missing_room(way, part, worker)
+    if missing:
+        ends_s = (part.since_at or way.now_s) + ROOM_PATIENCE_S
+        if way.now_s >= ends_s:
+            way.fail(f"worker {part.worker}: {missing}")
+        way.draft.retry_at(ends_s)
+        return replace(_waits(part, f"room: {missing}"), since_at=part.since_at or way.now_s)
     stage = Stage.ROLLING
     if part.strategy == "blue-green":
         stage = Stage.PREVIEW
     elif part.strategy == "canary":
         stage = Stage.STEPS
     return _next(way, part, stage)
+
+
+def _missing_room(way: Way, part: WorkerRollout, worker: WorkerSpec) -> str:
+    """Return why what the strategy starts beside the old instances has no place, before it starts any of it."""
+    scaled = way.record.intent(part.worker).replicas
+    replicas = worker.replicas if scaled is None else scaled
+    count = needs_beside(way.revision, worker, part.strategy, replicas)
+    if part.has_two_sets:  # a preview that is replaced has its place already
+        held = way.draft.assigned.get((way.rollout.id, part.worker), {})
+        count -= sum(slot in held for slot in range(part.new_base, part.new_base + replicas))
+    return lacks_room(way.draft.table, way.revision, worker, count) if count > 0 else ""
 
 
 def _roll(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRollout:

@@ -133,17 +133,26 @@ async def test_a_missing_file_suggests_a_near_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "told"),
-    [
-        ("canary", "this version does not carry it out"),
-        ("blue-green", "this version does not carry it out"),
-        ("roling", "did you mean rolling?"),
-    ],
+    ("strategy", "told"), [("roling", "did you mean rolling?"), ("x", "use rolling, recreate, canary, blue-green")]
 )
 @asynchronous
 async def test_strategies_that_are_refused(tmp_path: Path, strategy: str, told: str) -> None:
     async with running_cli(tmp_path) as cli:
         assert told in (await cli.run("deploy", str(cli.shop), "--strategy", strategy, expect=2)).errors
+
+
+@asynchronous
+async def test_a_deploy_with_the_pin_of_a_plan_is_refused_when_something_has_changed_since(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        pin = (await cli.run("plan", str(cli.shop), expect=2)).output.split("--pin ")[1].strip()
+        text = cli.shop.read_text()
+        cli.shop.write_text(text.replace("3600", "1800"))
+        errors = (await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin, expect=1)).errors
+        assert "the manifest has changed since; plan it again" in errors
+        cli.shop.write_text(text)
+        await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin)
+        errors = (await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin, expect=1)).errors
+        assert "the app has changed since" in errors
 
 
 @asynchronous

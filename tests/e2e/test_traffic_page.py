@@ -36,12 +36,15 @@ def test_the_page_can_be_typed_in_order(tmp_path: Path) -> None:
         with Cluster(tmp_path) as cluster:
             cluster.standalone("one")
             manifest = tmp_path / "shop.yaml"
-            manifest.write_text(MANIFEST.replace("/run/haproxy", str(proxy.folder)))
+            marked = f"executable_path: python3, environment: {{HSU_TEST_WORKER_OF: '{cluster.marker}'}}"
+            text = MANIFEST.replace("executable_path: python3", marked)  # so that the workers are found and ended
+            manifest.write_text(text.replace("/run/haproxy", str(proxy.folder)))
             told = []
             for line in blocks("sh")[0].splitlines():
                 words = [str(manifest) if word == manifest.name else word for word in shlex.split(line)[1:]]
                 told.append(cluster.cli(*words).stdout)
             assert told[1].count("shop/web.") == 2
+            assert len(cluster.workers()) == 2
             assert "haproxy" in told[2]
             eventually("both have joined", lambda: len(proxy.servers()) == 2)
             assert all(is_ready for _, _, is_ready in proxy.servers().values())

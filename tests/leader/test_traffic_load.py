@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -104,8 +105,9 @@ def test_blue_green_switches_at_once_and_back_and_nothing_is_lost() -> None:
 def test_a_request_on_the_way_is_waited_for_and_new_ones_go_elsewhere() -> None:
     async def test(cluster: Cluster, load: Load, proxy: Haproxy) -> None:
         async with running_load(f"{proxy.url()}/slow", clients=2) as slow:
-            first, second = cluster.instances[0], cluster.instances[1]
-            while not (first.at_slow and second.at_slow):
+            first = cluster.instances[0]
+            cluster.instances[1].slow.set()  # whoever is sent there comes again, until all wait for the first
+            while first.at_slow < 2:
                 await load.more(5)
             cluster.leave(0)
             while 0 in cluster.members:
@@ -116,12 +118,39 @@ def test_a_request_on_the_way_is_waited_for_and_new_ones_go_elsewhere() -> None:
             assert first.answered - before <= 2, "it is not asked any more"
             first.slow.set()
             await cluster.left(0)
-            second.slow.set()
-            await slow.more(1)
+            await slow.more(5)
         assert not slow.failures, slow.failures[:3]
         await cluster.stop(0)
 
     under_load(test, 0, 1)
+
+
+def test_leaders_that_change_at_any_moment_lose_nothing() -> None:
+    async def main() -> None:
+        chance = random.Random(7)
+        with Haproxy() as proxy:
+            cluster = Cluster()
+            async with asyncio.timeout(120):
+                async with running_cluster(cluster):
+                    await cluster.deploy(route(HaproxyProvider((proxy.socket_path,), "shop")))
+                    await cluster.run(0, 1)
+                    await cluster.joined(0, 1)
+                async with running_load(proxy.url()) as load:
+                    await load.more()
+                    for turn in range(12):
+                        async with running_cluster(cluster):  # it ends in the middle of this
+                            cluster.leave(turn % 2)
+                            await load.more(chance.randrange(1, 12))
+                        async with running_cluster(cluster):
+                            await cluster.stop(turn % 2)
+                            await cluster.run(turn % 2)
+                            await load.more(chance.randrange(1, 12))
+                        async with running_cluster(cluster):
+                            await cluster.joined(0, 1)
+                assert load.failures == [], load.failures[:5]
+            await stop_all(cluster)
+
+    asyncio.run(main())
 
 
 def test_the_load_would_show_a_stop_without_leaving() -> None:

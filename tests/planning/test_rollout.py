@@ -18,7 +18,7 @@ from hsu_core.model.rollout_spec import Analyse, Approve, Pause, SetCanaryScale,
 from hsu_core.model.spec import Guarantee, WorkerSpec
 from hsu_core.model.view import PutAssignment
 from tests.planning.shop import Shop
-from tests.support.builders import SHOP, make_worker
+from tests.support.builders import SHOP, make_worker, slot
 
 
 def web(replicas: int = 4, strategy: str = "rolling", **rule: Any) -> WorkerSpec:
@@ -165,12 +165,23 @@ def test_a_floor_that_was_asked_for_is_kept_even_if_nothing_fits_beside() -> Non
     worker = replace(web(1), ports=make_worker(ports={"http": 80}).ports)
     shop = Shop(worker, nodes=1)
     shop.deploy(worker)
+    shop.step()
+    assert "room: 1 of 1 instances beside those that run have no place" in shop.rollout.text
     for _ in range(20):
         shop.step()
         assert shop.cluster.ready_count("web") == 1
-    assert shop.revisions() == {1: 1}
-    plan = reconcile(shop.cluster.view(), shop.cluster.now_s)
-    assert "rollout.no-room" in [item.code for item in plan.waiting]
+    assert (shop.revisions(), shop.rollout.reason) == ({1: 1}, "RolledBack")
+    assert shop.cluster.epochs[slot("web", 0)] == shop.cluster.assignments[slot("web", 0)].epoch
+
+
+def test_a_second_set_that_has_no_place_is_never_begun() -> None:
+    shop = Shop(make_worker("web", 3, cpu=2500, ports=("http",)), nodes=1)
+    shop.deploy(make_worker("web", 3, cpu=2500, ports=("http",), strategy="blue-green"))
+    for _ in range(20):
+        shop.step()
+        assert shop.revisions() == {1: 3} or shop.rollout.is_over
+    assert shop.rollout.reason == "RolledBack"
+    assert "3 of 3 instances beside those that run have no place" in shop.rollout.failed_why
 
 
 def test_a_strict_worker_never_gets_a_second_instance_beside_it() -> None:
