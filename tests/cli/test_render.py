@@ -129,12 +129,25 @@ PLAN = {
     "app_revision": 3,
     "unchanged": False,
     "changes": [
-        {"worker": "web", "action": "restart", "text": "2 instances get a new process", "fields": ["args", "files"]},
-        {"worker": "db", "action": "scale", "text": "from 1 to 2 instances", "fields": ["replicas"]},
-        {"worker": "mail", "action": "create", "text": "1 instance", "fields": []},
-        {"worker": "old", "action": "remove", "text": "3 instances", "fields": []},
+        {
+            **{"worker": "web", "action": "restart", "text": "2 to restart", "fields": ["execution.args[0]"]},
+            "why": "rolling, 1 beside, at least 2 ready, for execution.args[0]",
+        },
+        {
+            **{"worker": "db", "action": "update", "text": "1 to start", "fields": ["replicas"]},
+            "why": "in place, for replicas",
+        },
+        {"worker": "mail", "action": "create", "text": "1 to start", "why": "", "fields": []},
+        {"worker": "old", "action": "remove", "text": "3 to stop", "why": "", "fields": []},
+    ],
+    "fields": [
+        {"path": "workers.db.replicas", "before": "1", "after": "2"},
+        {"path": "workers.mail.replicas", "before": None, "after": "1"},
+        {"path": "workers.web.execution.args[0]", "before": "v1", "after": "v2"},
     ],
     "unplaced": {"shop/db.1": "2 of 2 nodes lack 4GiB of free memory"},
+    "no_room": {"web": "1 of 1 instances beside those that run have no place: port 80 is taken on 2 of 2 nodes"},
+    "pin": "4711-0123456789abcdef",
     "warnings": [],
     "revision": 4711,
 }
@@ -142,7 +155,7 @@ PLAN = {
 
 def test_plan(golden: Golden) -> None:
     golden("plan", plain(plan_lines(PLAN)))  # type: ignore[arg-type]
-    same = {**PLAN, "unchanged": True, "app_revision": 3, "changes": [], "unplaced": {}}
+    same = {**PLAN, "unchanged": True, "app_revision": 3, "changes": [], "fields": [], "unplaced": {}, "no_room": {}}
     golden("plan-unchanged", plain(plan_lines(same)))  # type: ignore[arg-type]
 
 
