@@ -1,4 +1,7 @@
-"""The shop front: `/` says who answers, as JSON; `/healthz` says ok. Ends cleanly on SIGTERM."""
+"""The shop front: `/` says who answers, as JSON; `/healthz` says ok. Ends cleanly on SIGTERM.
+
+`--fail` makes it a bad version: `crash` ends at once, `unready` never says ok, `errors` answers `/` with 500.
+"""
 
 import argparse
 import json
@@ -12,14 +15,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--settings", type=Path)
+    parser.add_argument("--version", default="")
+    parser.add_argument("--fail", choices=["none", "crash", "unready", "errors"], default="none")
     arguments = parser.parse_args()
+    if arguments.fail == "crash":
+        raise SystemExit(f"version {arguments.version} cannot start")
     settings = json.loads(arguments.settings.read_text()) if arguments.settings else {}
+    if arguments.version:
+        settings["version"] = arguments.version
+    bad_paths = {"errors": "/", "unready": "/healthz"}
 
     class Front(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             is_health = self.path == "/healthz"
             body = b"ok\n" if is_health else json.dumps(settings, indent=2).encode() + b"\n"
-            self.send_response(200)
+            self.send_response(500 if bad_paths.get(arguments.fail) == self.path else 200)
             self.send_header("Content-Type", "text/plain" if is_health else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
