@@ -11,9 +11,11 @@ from hsu_cluster.api.reading import Scope
 from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
 from hsu_cluster.client.documents import AppDocument, RemovedDocument, ScaleBody, TargetBody
 from hsu_cluster.planning import intents
+from hsu_cluster.planning.layout import base_of, index_of
 from hsu_core.model.assignment import AppRecord, Revision
-from hsu_core.model.errors import Conflict, InvalidInput
+from hsu_core.model.errors import Conflict, InvalidInput, NotFound
 from hsu_core.model.ids import AppId, TargetName
+from hsu_core.model.rollout import Rollout
 from hsu_core.model.spec import AppSpec
 from hsu_core.store.base import Delete, Operation, Put
 from hsu_core.wire import keys
@@ -124,9 +126,24 @@ async def _verb(
         raise InvalidInput(
             "use the body", f"slot {slot} names no instance", "give the worker too, and count from 0", code="input.body"
         )
-    target = TargetName(app.app, worker, slot)
     named = str(app) + (f"/{worker}" if worker else "") + (f".{slot}" if slot is not None else "")
+    index = slot
+    if worker is not None and slot is not None:
+        entry = await call.services.store.get(keys.rollout(app))
+        rollout = decode(Rollout, entry.value) if entry is not None else None
+        index = index_of(rollout, worker, slot)
+        if base_of(rollout, worker) and index == slot:
+            raise _no_such_slot(app, worker, slot, base_of(rollout, worker))
+    target = TargetName(app.app, worker, index)
     return await _edit(call, app, lambda record, spec: edit(record, spec, target), code, f"{named} {what}")
+
+
+def _no_such_slot(app: AppId, worker: str, slot: int, base: int) -> NotFound:
+    name = f"{app.app}/{worker}"
+    return NotFound(
+        f"find {name}.{slot}", f"since its last rollout the instances of {name} are numbered from {base}",
+        f"see `hsu-cluster get instances {name}`", code="not-found.instance",
+    )  # fmt: skip
 
 
 async def _edit(call: Call, app: AppId, edit: Edit, code: str, text: str) -> Answer:

@@ -22,6 +22,7 @@ from hsu_cluster.client.documents import (
 )
 from hsu_cluster.planning.explain import DeployPlan, WorkerChange
 from hsu_cluster.planning.health import WorkerHealth, health_of
+from hsu_cluster.planning.layout import index_of
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
 from hsu_core.model.enforcement import HostLayout, enforcement, host_support
 from hsu_core.model.errors import Fault
@@ -90,7 +91,8 @@ def _leaving(reading: Reading, status: InstanceStatus) -> InstanceDocument:
 
 def _unplaced(reading: Reading, instance: InstanceId, reason: str) -> InstanceDocument:
     record = reading.view.apps[instance.app_id]
-    if record.intent(instance.worker).wants_stopped(instance.slot):
+    index = index_of(reading.view.rollouts.get(instance.app_id), instance.worker, instance.slot)
+    if record.intent(instance.worker).wants_stopped(index):
         document = _instance(instance, None, State.STOPPED, "stopped on request")
     else:
         document = _instance(instance, None, State.REGISTERED, reason)

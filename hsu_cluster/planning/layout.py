@@ -100,6 +100,13 @@ def base_of(rollout: Rollout | None, worker: str) -> int:
     return part.new_base if part.is_promoted and not rollout.is_going_back else part.stable_base
 
 
+def index_of(rollout: Rollout | None, worker: str, slot: int) -> int:
+    """Return the place of a slot in its set, from 0: what people ask of a slot is kept by it, whatever set serves."""
+    part = rollout.worker(worker) if rollout is not None else None
+    bases = (part.stable_base, part.new_base) if part is not None else (0,)
+    return slot - max((base for base in bases if base <= slot), default=0)
+
+
 def traffic_of(rollout: Rollout | None, part: WorkerRollout | None) -> int:
     """Return the percent of the traffic that the new of two sets is to have now."""
     if rollout is None or part is None or rollout.is_going_back:

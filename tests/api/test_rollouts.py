@@ -97,3 +97,19 @@ async def test_undo_and_restart_are_verbs_of_the_rollout_too(tmp_path: Path) -> 
         undone = (await api.send("POST", f"{ROLLOUT}/undo", {"to": 1})).document
         assert undone["app_revision"] == 3
         assert (await api.send("POST", f"{ROLLOUT}/restart", {"worker": "web"})).status == 200
+
+
+@asynchronous
+async def test_a_slot_of_a_second_set_is_asked_for_by_its_own_number(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await api.deploy()
+        part = WorkerRollout("web", "blue-green", Stage.DONE, 100, 100)
+        over = Rollout(APP_ID, 1, phase=RolloutPhase.HEALTHY, workers=(part,), ended_at=5.0)
+        await api.store.put(keys.rollout(APP_ID), encode(over))
+        assert (await api.send("POST", f"{APP}/stop", {"worker": "web", "slot": 102})).status == 200
+        entry = await api.store.get(keys.app(APP_ID))
+        assert entry is not None
+        assert decode(AppRecord, entry.value).intent("web").stopped_slots == (2,)
+        reply = await api.send("POST", f"{APP}/stop", {"worker": "web", "slot": 1})
+        assert (reply.status, reply.code) == (404, "not-found.instance")
+        assert "are numbered from 100" in reply.text
