@@ -16,8 +16,8 @@ from hsu_cluster.planning.layout import app_layouts, base_of, limits_of
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.room import lacks_room, needs_beside
-from hsu_cluster.planning.slots import WorkerTarget, is_restart_needed
-from hsu_core.model.assignment import Revision
+from hsu_cluster.planning.slots import WorkerTarget, is_restart_needed, target_of
+from hsu_core.model.assignment import AppRecord, Revision
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.rollout import Rollout, RolloutPhase, Stage, WorkerRollout
 from hsu_core.model.spec import WorkerSpec
@@ -106,23 +106,24 @@ def plan_deploy(view: ClusterView, revision: Revision) -> DeployPlan:
         workers=tuple(changes),
         placements={instance: placements[instance] for instance in sorted(placements)},
         unplaced=plan.unplaced,
-        no_room=_no_room(view, revision, [change for change in changes if change.action is WorkerAction.RESTART]),
+        no_room=_no_room(
+            view, after.apps[app], revision, [change for change in changes if change.action is WorkerAction.RESTART]
+        ),
     )
 
 
-def _no_room(view: ClusterView, revision: Revision, changes: Sequence[WorkerChange]) -> Mapping[str, str]:
+def _no_room(
+    view: ClusterView, record: AppRecord, revision: Revision, changes: Sequence[WorkerChange]
+) -> Mapping[str, str]:
     """Return for each worker to be replaced why its rollout could not begin, if it could not."""
     table = NodeTable.from_view(view)
     found = {}
-    record = view.apps.get(revision.id)
     for change in changes:
-        spec = revision.spec.worker(change.worker)
-        if spec is None or record is None:
+        target = target_of(record, revision, change.worker)
+        if target is None:
             continue
-        scaled = record.intent(spec.id).replicas
-        is_kept = scaled is not None and spec.id not in revision.spec.explicit_replicas
-        replicas = scaled if is_kept and scaled is not None else spec.replicas
-        count = needs_beside(revision, spec, spec.rollout.strategy, replicas)
+        spec = target.spec
+        count = needs_beside(revision, spec, spec.rollout.strategy, target.replicas)
         why = lacks_room(table, revision, spec, count) if count else ""
         if why:
             found[spec.id] = why

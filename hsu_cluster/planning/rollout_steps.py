@@ -12,6 +12,7 @@ from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import ALL, is_routed, second_size
 from hsu_cluster.planning.room import lacks_room, needs_beside
 from hsu_cluster.planning.set_facts import SetFacts, WorkerFacts
+from hsu_cluster.planning.slots import target_of
 from hsu_cluster.planning.traffic import new_percent
 from hsu_core.model.analysis import VERDICTS, AnalysisRun, Verdict
 from hsu_core.model.assignment import AppRecord, Revision
@@ -46,6 +47,11 @@ class Way:
         """Return how the worker's new revision is rolled out."""
         worker = self.revision.spec.worker(part.worker)
         return worker.rollout if worker is not None else RolloutSpec()
+
+    def replicas(self, part: WorkerRollout) -> int:
+        """Return how many instances of the worker people asked for."""
+        target = target_of(self.record, self.revision, part.worker)
+        return target.replicas if target is not None else 0
 
     def is_promoted(self, part: WorkerRollout) -> bool:
         """Return whether somebody said that the present place need not be waited for."""
@@ -139,8 +145,7 @@ def _wait_for_others(way: Way, part: WorkerRollout) -> WorkerRollout:
 
 def _missing_room(way: Way, part: WorkerRollout, worker: WorkerSpec) -> str:
     """Return why what the strategy starts beside the old instances has no place, before it starts any of it."""
-    scaled = way.record.intent(part.worker).replicas
-    replicas = worker.replicas if scaled is None else scaled
+    replicas = way.replicas(part)
     count = needs_beside(way.revision, worker, part.strategy, replicas)
     if part.has_two_sets:  # a preview that is replaced has its place already
         held = way.draft.assigned.get((way.rollout.id, part.worker), {})
@@ -273,8 +278,7 @@ def second_size_of(way: Way, part: WorkerRollout) -> int:
     worker = way.revision.spec.worker(part.worker)
     if worker is None:
         return 0
-    scaled = way.record.intent(part.worker).replicas
-    return second_size(worker, part, worker.replicas if scaled is None else scaled)
+    return second_size(worker, part, way.replicas(part))
 
 
 def _next_after_scale(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRollout:

@@ -14,19 +14,13 @@ from hsu_cluster.cli.kinds import KINDS
 from hsu_cluster.leader.traffic.template import render
 from hsu_cluster.leader.traffic.webhook import payload
 from hsu_core.wire.manifest import parse_manifest
+from tests.e2e.pages import blocks, read_page
 from tests.leader.traffic_rigs import endpoint, wish
-from tests.support.cluster import ROOT, Cluster, eventually
+from tests.support.cluster import Cluster, eventually
 from tests.support.haproxy import Haproxy
 
-PAGE = (ROOT / "docs" / "traffic.md").read_text(encoding="utf-8")
-
-
-def blocks(kind: str) -> list[str]:
-    """Return the fenced blocks of a kind."""
-    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-
-
-MANIFEST, CONFIG, TEMPLATE = blocks("yaml")[0], blocks("text")[0], blocks("text")[1]
+PAGE = read_page("traffic.md")
+MANIFEST, CONFIG, TEMPLATE = blocks(PAGE, "yaml")[0], blocks(PAGE, "text")[0], blocks(PAGE, "text")[1]
 
 
 @pytest.mark.slow
@@ -40,7 +34,7 @@ def test_the_page_can_be_typed_in_order(tmp_path: Path) -> None:
             text = MANIFEST.replace("executable_path: python3", marked)  # so that the workers are found and ended
             manifest.write_text(text.replace("/run/haproxy", str(proxy.folder)))
             told = []
-            for line in blocks("sh")[0].splitlines():
+            for line in blocks(PAGE, "sh")[0].splitlines():
                 words = [str(manifest) if word == manifest.name else word for word in shlex.split(line)[1:]]
                 told.append(cluster.cli(*words).stdout)
             assert told[1].count("shop/web.") == 2
