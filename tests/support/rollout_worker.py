@@ -1,7 +1,7 @@
 """A worker of the tests of rollouts: an HTTP server that finishes its requests at SIGTERM and then exits.
 
-rollout_worker.py PORT VERSION MODE, where MODE is what is wrong with the version: good (nothing), crash (exits with 3 at
-once), bad (500 to every request, but its probe passes) or unready (its probe never passes).
+rollout_worker.py PORT VERSION MODE, where MODE is what is wrong with the version: good (nothing), crash (exits with 3
+at once), bad (500 to every request, but its probe passes) or unready (its probe never passes).
 """
 
 from __future__ import annotations
