@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -270,3 +271,60 @@ def ended_well_once(site: Site, before: dict[str, Any], strategy: dict[str, Any]
     assert [one["text"] for one in site.events("RolloutStep")] == told
     assert len(site.events("RolloutSwitched")) == (0 if strategy is SLOW_ROLLING else 1)
     assert len(site.events("RolloutStarted")) == 2, "of each version one"
+
+
+# --- verbs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_people_lead_a_canary_by_the_command_line(cluster: Cluster, record_property: Measured) -> None:
+    steps = [{"set_weight": 20}, {"pause": {}}, {"set_weight": 60}, {"approve": "look at the figures"}]
+    rollout = {"strategy": "canary", "min_healthy": "2s", "steps": steps, "scale_down_delay": "1s"}
+    rollout["abort_scale_down_delay"] = "1s"
+    with running_site(cluster, "verbs", 4, rollout) as site:
+        assert "conflict.rollout-over" in site.cli("promote", expect=1)
+        site.deploy("v2", rollout, is_waiting=False)
+        assert "conflict.not-waiting" in site.cli("promote", expect=1), "the canary is not there yet"
+        waits_for(site, "a person")
+        assert site.cli("status", expect=3).startswith("verbs  revision 2 (from 1)  Paused")
+        shown = json.loads(site.cli("status", "-o", "json", expect=3))
+        assert (shown["phase"], shown["app_revision"], shown["stable_revision"]) == ("Paused", 2, 1)
+
+        site.cli("pause")
+        eventually("it is paused on request", lambda: site.rollout()["reason"] == "PausedOnRequest")
+        assert site.rollout()["paused"] is True
+        site.cli("resume")
+        eventually("it is not any more", lambda: site.rollout()["reason"] == "RolloutPaused")
+        site.cli("promote")
+        waits_for(site, "approval: look at the figures")
+        assert (site.part()["step"], site.part()["actual_weight"]) == (3, 60)
+
+        site.cli("abort")
+        found = site.waits_in("Degraded")
+        assert (found["reason"], found["aborted"]) == ("Aborted", True)
+        site.cli("status", expect=1)
+        assert "conflict.aborted" in site.cli("promote", expect=1), "an abort beats a promotion"
+        site.is_settled_on("v1")
+
+        site.cli("retry")
+        waits_for(site, "a person")
+        assert (site.rollout()["attempt"], site.part()["step"]) == (1, 1)
+        site.cli("promote", "--full")
+        site.waits_in("Healthy")
+        site.cli("status", expect=0)
+        site.is_settled_on("v2")
+
+        site.cli("undo", "--no-wait")
+        waits_for(site, "a person")
+        assert site.rollout()["app_revision"] == 3
+        site.cli("promote")
+        waits_for(site, "approval")
+        site.cli("promote")
+        site.cli("status", "--watch", expect=0)
+        site.is_settled_on("v1")
+    no_request_failed(site, record_property)
+
+
+def waits_for(site: Site, what: str) -> None:
+    """Wait until the rollout waits for something."""
+    eventually(f"it waits for {what}", lambda: site.part()["waits_for"].startswith(what))
