@@ -84,7 +84,7 @@ def test_a_version_that_crashes_at_start_is_rolled_back_with_the_defaults(
         assert ended["at"] - found["started_at"] <= 15.0
         assert found["ended_at"] - found["started_at"] <= 15.0
         site.answers()
-        assert site.cluster.cli("rollout", "status", site.name, expect=1).returncode == 1
+        site.cli("status", expect=1)
     no_request_failed(site, record_property)
     assert set(site.load.versions()) == {"v1"}
     assert min(ready) >= (3 if strategy is ROLLING else 4), "the floor holds all the time"
@@ -153,10 +153,10 @@ def test_a_version_that_answers_500_is_rolled_back_by_its_analysis(cluster: Clus
 SLOW_CANARY = {
     "strategy": "canary",
     **QUICK,
-    "steps": [{"set_weight": 20}, {"pause": "3s"}, {"set_weight": 60}, {"pause": "1s"}],
+    "steps": [{"set_weight": 20}, {"pause": "2s"}, {"set_weight": 60}, {"pause": "1s"}],
     "scale_down_delay": "1s",
 }
-SLOW_BLUE_GREEN = {"strategy": "blue-green", **QUICK, "auto_promote_after": "3s", "scale_down_delay": "1s"}
+SLOW_BLUE_GREEN = {"strategy": "blue-green", **QUICK, "auto_promote_after": "2s", "scale_down_delay": "1s"}
 SLOW_ROLLING = {"strategy": "rolling", **QUICK}
 
 
@@ -222,7 +222,7 @@ def test_agents_are_killed_and_find_their_workers_again(
 def test_master_and_agents_are_killed_in_the_middle_of_a_rollback(
     cluster: Cluster, mode: str, record_property: Measured
 ) -> None:
-    rollout = {**SLOW_ROLLING, "progress_deadline": "5s"}
+    rollout = {**SLOW_ROLLING, "progress_deadline": "4s"}
     with running_site(cluster, f"killed-{mode}", 4, rollout) as site:
         site.deploy("v2", rollout, mode=mode, is_waiting=False)
         eventually("the new version is started", lambda: len(site.part()["sets"]) == 2 or site.events("RolledBack"))
@@ -276,17 +276,22 @@ def ended_well_once(site: Site, before: dict[str, Any], strategy: dict[str, Any]
 # --- verbs --------------------------------------------------------------------------------------
 
 
+LED = {
+    "strategy": "canary",
+    "steps": [{"set_weight": 20}, {"pause": {}}, {"set_weight": 60}, {"approve": "look at the figures"}],
+    "scale_down_delay": "1s",
+    "abort_scale_down_delay": "1s",
+}
+
+
 @pytest.mark.slow
-def test_people_lead_a_canary_by_the_command_line(cluster: Cluster, record_property: Measured) -> None:
-    steps = [{"set_weight": 20}, {"pause": {}}, {"set_weight": 60}, {"approve": "look at the figures"}]
-    rollout = {"strategy": "canary", "min_healthy": "2s", "steps": steps, "scale_down_delay": "1s"}
-    rollout["abort_scale_down_delay"] = "1s"
-    with running_site(cluster, "verbs", 4, rollout) as site:
-        assert "conflict.rollout-over" in site.cli("promote", expect=1)
+def test_a_canary_is_led_by_the_command_line(cluster: Cluster, record_property: Measured) -> None:
+    rollout = {**LED, "min_healthy": "2s"}
+    with running_site(cluster, "led", 4, rollout) as site:
         site.deploy("v2", rollout, is_waiting=False)
         assert "conflict.not-waiting" in site.cli("promote", expect=1), "the canary is not there yet"
         waits_for(site, "a person")
-        assert site.cli("status", expect=3).startswith("verbs  revision 2 (from 1)  Paused")
+        assert site.cli("status", expect=3).startswith("led  revision 2 (from 1)  Paused")
         shown = json.loads(site.cli("status", "-o", "json", expect=3))
         assert (shown["phase"], shown["app_revision"], shown["stable_revision"]) == ("Paused", 2, 1)
 
@@ -299,6 +304,22 @@ def test_people_lead_a_canary_by_the_command_line(cluster: Cluster, record_prope
         waits_for(site, "approval: look at the figures")
         assert (site.part()["step"], site.part()["actual_weight"]) == (3, 60)
 
+        site.cli("promote")
+        told = site.cli("status", "--watch", "-o", "json", expect=0).splitlines()
+        assert json.loads(told[-1])["phase"] == "Healthy", "it is followed to its end"
+        assert "conflict.rollout-over" in site.cli("promote", expect=1)
+        site.is_settled_on("v2")
+    no_request_failed(site, record_property)
+
+
+@pytest.mark.slow
+def test_a_canary_is_aborted_tried_again_and_undone_by_the_command_line(
+    cluster: Cluster, record_property: Measured
+) -> None:
+    rollout = {**LED, "min_healthy": "500ms"}
+    with running_site(cluster, "undone", 4, rollout) as site:
+        site.deploy("v2", rollout, is_waiting=False)
+        waits_for(site, "a person")
         site.cli("abort")
         found = site.waits_in("Degraded")
         assert (found["reason"], found["aborted"]) == ("Aborted", True)
@@ -310,17 +331,14 @@ def test_people_lead_a_canary_by_the_command_line(cluster: Cluster, record_prope
         waits_for(site, "a person")
         assert (site.rollout()["attempt"], site.part()["step"]) == (1, 1)
         site.cli("promote", "--full")
-        site.waits_in("Healthy")
-        site.cli("status", expect=0)
+        site.cli("status", "--watch", expect=0)
         site.is_settled_on("v2")
 
         site.cli("undo", "--no-wait")
         waits_for(site, "a person")
         assert site.rollout()["app_revision"] == 3
-        site.cli("promote")
-        waits_for(site, "approval")
-        site.cli("promote")
-        site.cli("status", "--watch", expect=0)
+        site.cli("promote", "--full")
+        site.waits_in("Healthy")
         site.is_settled_on("v1")
     no_request_failed(site, record_property)
 
