@@ -52,11 +52,10 @@ def status(
     """
     session: Session = context.obj
     target, timeout_s, space = _app(app), check_timeout(timeout), session.namespace(namespace)
-    if output != "table":
-        return get(context, "rollouts", app, namespace, output, watch)
+    form = check_format(output)
 
     async def work(cluster: ClusterClient) -> int:
-        wait = RolloutWait(session.terminal, cluster, space, target.app)
+        wait = RolloutWait(session.terminal, cluster, space, target.app, form)
         return await (wait.run(timeout_s) if watch else wait.show())
 
     return session.run(work)

@@ -21,26 +21,33 @@ ON_ITS_WAY = 3
 
 
 class RolloutWait:
-    """Shows one app's rollout."""
+    """Shows one app's rollout: as a tree, or as documents where `form` is json or yaml."""
 
-    def __init__(self, terminal: Terminal, cluster: ClusterClient, namespace: str, app: str) -> None:
+    def __init__(
+        self, terminal: Terminal, cluster: ClusterClient, namespace: str, app: str, form: str = "table"
+    ) -> None:
         self._terminal = terminal
         self._cluster = cluster
         self._namespace = namespace
         self._app = app
+        self._form = form
         self._last: RolloutDocument | None = None
         self._last_line = ""
 
     async def show(self) -> int:
         """Print how far it is, and return the exit status."""
         rollout = await self._read()
+        if self._form != "table":
+            self._terminal.document(rollout, self._form)
+            return exit_status(rollout)
         instances = (await self._cluster.list_instances(self._namespace, self._app))["items"]
         self._terminal.lines(rollout_tree(rollout, instances, time.time()))
         return exit_status(rollout)
 
     async def run(self, timeout_s: float) -> int:
         """Follow it until it is over or the time is."""
-        in_time = await (self._run_live(timeout_s) if self._terminal.is_live else self._run_plain(timeout_s))
+        is_live = self._terminal.is_live and self._form == "table"
+        in_time = await (self._run_live(timeout_s) if is_live else self._run_plain(timeout_s))
         if not in_time:
             late = f"it is not over after {format_duration(timeout_s)}"
             self._terminal.warn([f"error: cannot see the end of the rollout of {self._app}: {late} [rollout.timeout]"])
@@ -56,7 +63,10 @@ class RolloutWait:
             line = rollout_line(rollout)
             if line != self._last_line:
                 self._last_line = line
-                self._terminal.lines([line])
+                if self._form == "table":
+                    self._terminal.lines([line])
+                else:
+                    self._terminal.document(rollout, self._form, is_stream=True)
             return exit_status(rollout) != ON_ITS_WAY
 
         return await self._follow(look, timeout_s)
