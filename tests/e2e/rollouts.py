@@ -94,7 +94,9 @@ class Site:
             found = self.rollout()
             return found if found["phase"] in phases else None
 
-        found: dict[str, Any] = eventually(f"{self.name} is {' or '.join(phases)}", look, timeout_s=timeout_s)
+        found: dict[str, Any] = eventually(
+            f"{self.name} is {' or '.join(phases)}", look, timeout_s=timeout_s, every_s=0.1
+        )
         return found
 
     def events(self, *codes: str) -> list[dict[str, Any]]:
@@ -113,6 +115,7 @@ class Site:
         eventually(
             f"{self.replicas} instances of {self.name} are left",
             lambda: len(self.cluster.instances(self.name)) == len(self.cluster.ready(self.name)) == self.replicas,
+            every_s=0.1,
         )
         eventually("the route has them alone", lambda: len(self.proxy.servers()) == self.replicas + 1)
         assert self.answers() == {version}

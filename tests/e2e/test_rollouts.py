@@ -162,7 +162,7 @@ SLOW_ROLLING = {"strategy": "rolling", **QUICK}
 
 @pytest.mark.slow
 @pytest.mark.etcd
-@pytest.mark.parametrize("strategy", [SLOW_ROLLING, SLOW_CANARY, SLOW_BLUE_GREEN], ids=NAMES)
+@pytest.mark.parametrize("strategy", [SLOW_CANARY, SLOW_BLUE_GREEN], ids=NAMES[1:])
 def test_another_leader_goes_on_from_the_same_point(
     tmp_path: Path, strategy: dict[str, Any], record_property: Measured
 ) -> None:
@@ -182,19 +182,19 @@ def test_another_leader_goes_on_from_the_same_point(
             record_property("after_the_kill_s", round(site.rollout()["ended_at"] - killed_at, 2))
             site.is_settled_on("v2")
         no_request_failed(site, record_property)
-        assert min(ready) >= (3 if strategy is SLOW_ROLLING else 4)
+        assert min(ready) >= 4, "the floor holds all the time"
 
 
 @pytest.mark.slow
 def test_the_only_master_is_killed_and_goes_on_from_the_same_point(cluster: Cluster, record_property: Measured) -> None:
-    with running_site(cluster, "master-dies", 4, SLOW_CANARY) as site:
-        site.deploy("v2", SLOW_CANARY, is_waiting=False)
+    with running_site(cluster, "master-dies", 4, SLOW_ROLLING) as site:
+        site.deploy("v2", SLOW_ROLLING, is_waiting=False)
         in_the_middle(site)
         before = site.rollout()
         cluster.masters["master"].kill()
         assert site.answers() == {"v1", "v2"}, "both serve on while no master lives"
         cluster.master("master")
-        ended_well_once(site, before, SLOW_CANARY)
+        ended_well_once(site, before, SLOW_ROLLING)
         site.is_settled_on("v2")
     no_request_failed(site, record_property)
 
@@ -286,14 +286,15 @@ LED = {
 
 @pytest.mark.slow
 def test_a_canary_is_led_by_the_command_line(cluster: Cluster, record_property: Measured) -> None:
-    rollout = {**LED, "min_healthy": "2s"}
+    rollout = {**LED, "min_healthy": "500ms"}
     with running_site(cluster, "led", 4, rollout) as site:
-        site.deploy("v2", rollout, is_waiting=False)
-        assert "conflict.not-waiting" in site.cli("promote", expect=1), "the canary is not there yet"
+        site.deploy("v2", rollout, mode="unready", is_waiting=False)
+        assert "conflict.not-waiting" in site.cli("promote", expect=1), "the canary is never there"
+        site.deploy("v3", rollout, is_waiting=False)
         waits_for(site, "a person")
-        assert site.cli("status", expect=3).startswith("led  revision 2 (from 1)  Paused")
+        assert site.cli("status", expect=3).startswith("led  revision 3 (from 1)  Paused")
         shown = json.loads(site.cli("status", "-o", "json", expect=3))
-        assert (shown["phase"], shown["app_revision"], shown["stable_revision"]) == ("Paused", 2, 1)
+        assert (shown["phase"], shown["app_revision"], shown["stable_revision"]) == ("Paused", 3, 1)
 
         site.cli("pause")
         eventually("it is paused on request", lambda: site.rollout()["reason"] == "PausedOnRequest")
@@ -308,7 +309,7 @@ def test_a_canary_is_led_by_the_command_line(cluster: Cluster, record_property: 
         told = site.cli("status", "--watch", "-o", "json", expect=0).splitlines()
         assert json.loads(told[-1])["phase"] == "Healthy", "it is followed to its end"
         assert "conflict.rollout-over" in site.cli("promote", expect=1)
-        site.is_settled_on("v2")
+        site.is_settled_on("v3")
     no_request_failed(site, record_property)
 
 
@@ -345,4 +346,4 @@ def test_a_canary_is_aborted_tried_again_and_undone_by_the_command_line(
 
 def waits_for(site: Site, what: str) -> None:
     """Wait until the rollout waits for something."""
-    eventually(f"it waits for {what}", lambda: site.part()["waits_for"].startswith(what))
+    eventually(f"it waits for {what}", lambda: site.part()["waits_for"].startswith(what), every_s=0.1)

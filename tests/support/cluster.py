@@ -31,7 +31,7 @@ PATIENCE_S = 60.0
 """Deadline of a condition that is not itself the subject of the test: generous, machines are shared."""
 
 
-def eventually(what: str, is_true: Callable[[], Any], *, timeout_s: float = PATIENCE_S) -> Any:
+def eventually(what: str, is_true: Callable[[], Any], *, timeout_s: float = PATIENCE_S, every_s: float = 0.02) -> Any:
     """Return the first true answer; fail naming `what` (and the last answer or error) after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     last: object = None
@@ -42,7 +42,7 @@ def eventually(what: str, is_true: Callable[[], Any], *, timeout_s: float = PATI
                 return last
         except (OSError, urllib.error.URLError, KeyError, IndexError, json.JSONDecodeError) as error:
             last = error
-        time.sleep(0.02)
+        time.sleep(every_s)
     raise AssertionError(f"{what}: not within {timeout_s:g} s; last: {last!r}")
 
 
