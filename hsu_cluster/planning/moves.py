@@ -121,7 +121,8 @@ class Mover:
             return False
         held = table.release(slot.instance)
         if fits(entry, self.demand):
-            ports = pick_ports(entry, self.demand, slot.instance, assignment.ports)
+            busy = slot.status.busy_ports if slot.status is not None else ()
+            ports = pick_ports(entry, self.demand, slot.instance, assignment.ports, beyond=max(busy) if busy else None)
             table.reserve(slot.instance, entry.name, self.spec.resources, ports)
             self.draft.put(slot.instance, entry.name, slot.desired, ports, why)
             return True

@@ -140,11 +140,14 @@ def dynamic_ports_free(entry: NodeEntry, demand: Demand) -> int:
     return entry.dynamic_free - sum(low <= port <= high for port in demand.fixed_ports)
 
 
-def pick_ports(entry: NodeEntry, demand: Demand, instance: InstanceId, kept: Ports = ()) -> Ports:
+def pick_ports(
+    entry: NodeEntry, demand: Demand, instance: InstanceId, kept: Ports = (), *, beyond: int | None = None
+) -> Ports:
     """Return a port for each name; the instance must fit.
 
     Dynamic: `kept` numbers stay where they are free, else the first free number from a start that
     depends on the instance alone, so that a number just given back goes to somebody else as late as possible.
+    `beyond`: look from the number after this one on, so that numbers which others turn out to hold are not tried in turn.
     """
     if not demand.ports:
         return ()
@@ -161,7 +164,7 @@ def pick_ports(entry: NodeEntry, demand: Demand, instance: InstanceId, kept: Por
         is_free = low <= number < low + size and number not in in_use and number not in numbers.values()
         if name in dynamic and is_free:
             numbers[name] = number
-    offset = zlib.crc32(b"%d" % instance.slot, demand.seed)
+    offset = zlib.crc32(b"%d" % instance.slot, demand.seed) if beyond is None else beyond - low + 1
     for name in sorted(dynamic - numbers.keys()) if len(dynamic) > 1 else dynamic - numbers.keys():
         taken = numbers.values()
         while (candidate := low + offset % size) in in_use or candidate in taken:

@@ -36,7 +36,7 @@ def happening(before: InstanceStatus | None, after: InstanceStatus) -> Happening
         return Happening("InstanceRestarted", f"{name} ended and was started again ({after.restarts} restarts)")
     if before.state is after.state is State.RUNNING and before.pid == after.pid and before.is_ready != after.is_ready:
         if after.is_ready:
-            return Happening("InstanceReady", f"{name} is ready again")
+            return Happening("InstanceReady", f"{name} is ready")
         return Happening("InstanceNotReady", _sentence(f"{name} takes no work", after.reason))
     return None
 

@@ -435,5 +435,13 @@ def test_a_dynamic_port_that_another_program_holds_is_replaced_on_the_same_node(
     assert dict(puts["shop/web.0"].ports)["http"] != 20005
 
 
+def test_dynamic_ports_that_others_hold_are_not_tried_in_turn() -> None:
+    tried = [20005]
+    for _ in range(5):
+        puts = _puts(reconcile(_blocked(PortSpec("http"), tried[-1]), NOW_S))
+        tried.append(dict(puts["shop/web.0"].ports)["http"])
+    assert len(set(tried)) == len(tried)
+
+
 def test_a_fixed_port_that_another_program_holds_is_waited_for() -> None:
     assert reconcile(_blocked(PortSpec("http", 8080), 8080), NOW_S).actions == ()
