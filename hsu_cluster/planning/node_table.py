@@ -147,7 +147,7 @@ def pick_ports(
 
     Dynamic: `kept` numbers stay where they are free, else the first free number from a start that
     depends on the instance alone, so that a number just given back goes to somebody else as late as possible.
-    `beyond`: look from the number after this one on, so that numbers which others turn out to hold are not tried in turn.
+    `beyond`: look from the number after this one on, so that numbers which others hold are not tried in turn.
     """
     if not demand.ports:
         return ()
