@@ -13,7 +13,7 @@ from hsu_cluster.cli.failure import BAD_INPUT, FAILED, INTERRUPTED, error_lines,
 from hsu_cluster.cli.manifest_file import check_strategy, load_manifest, with_strategy
 from hsu_cluster.cli.render import table
 from hsu_cluster.cli.render_details import plan_lines
-from hsu_cluster.cli.session import Session, check_timeout
+from hsu_cluster.cli.session import Session, check_format, check_timeout
 from hsu_cluster.cli.text import count, shown
 from hsu_cluster.cli.waiting import (
     HealthWait,
@@ -102,19 +102,32 @@ def _fault(document: FaultDocument) -> Fault:
     )
 
 
-def plan(context: typer.Context, file: File, namespace: Namespace = None, var: Variables = None) -> int:
+def plan(
+    context: typer.Context,
+    file: File,
+    namespace: Namespace = None,
+    var: Variables = None,
+    strategy: Strategy = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="table|json|yaml", help="How to print.")] = "table",
+) -> int:
     """Show what a deploy of the manifest would change.
 
     Ends with 0 when nothing would change, with 2 when something would, with 1 on an error.
     """
     session: Session = context.obj
     try:
+        check_strategy(strategy)
+        form = check_format(output)
         parsed = load_manifest(file, os.environ, namespace, var)
         session.terminal.warn(warning_lines(list(parsed.warnings)))
 
         async def work(cluster: ClusterClient) -> int:
-            answer = await cluster.plan(parsed.spec.namespace, parsed.spec.app, parsed.document)
-            session.terminal.lines(plan_lines(answer))
+            document = with_strategy(parsed.document, strategy)
+            answer = await cluster.plan(parsed.spec.namespace, parsed.spec.app, document)
+            if form == "table":
+                session.terminal.lines(plan_lines(answer))
+            else:
+                session.terminal.document(answer, form)
             return 0 if answer["unchanged"] else 2
 
         return session.run(work)

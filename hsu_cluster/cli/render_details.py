@@ -31,8 +31,8 @@ from hsu_cluster.client.documents import (
     WorkerDocument,
 )
 
-FIELDS_SHOWN = 4
-"""Names of changed fields on one line of a plan; the rest is counted."""
+FIELDS_SHOWN = 8
+"""Changed fields of a plan, and instances on one line of it; the rest is counted."""
 
 NODES_SHOWN = 5
 """Names of nodes in one sentence; the rest is counted."""
@@ -234,7 +234,24 @@ def plan_lines(plan: PlanDocument) -> list[Text]:
         for worker, why in sorted(plan["no_room"].items())
     ]
     pin = Text(f"deploy exactly this with --pin {plan['pin']}", style="dim")
-    return [head, *(Text.assemble("  ", line) for line in body), *_field_lines(plan), *unplaced, pin]
+    return [
+        *(head, *(Text.assemble("  ", line) for line in body)),
+        *(*_field_lines(plan), *_placement_lines(plan), *unplaced, pin),
+    ]
+
+
+def _placement_lines(plan: PlanDocument) -> list[Text]:
+    """Return where instances would be placed, one line for each node."""
+    nodes: dict[str, list[str]] = {}
+    for slot, node in plan["placements"].items():
+        nodes.setdefault(node, []).append(slot)
+    lines = []
+    for node, slots in sorted(nodes.items()):
+        more = f" and {len(slots) - FIELDS_SHOWN} more" if len(slots) > FIELDS_SHOWN else ""
+        lines.append(
+            Text.assemble(("    on " + shown(node), "dim"), f": {shown(', '.join(slots[:FIELDS_SHOWN]))}{more}")
+        )
+    return lines
 
 
 def _field_lines(plan: PlanDocument) -> list[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import signal
 from pathlib import Path
 
@@ -145,6 +146,7 @@ async def test_strategies_that_are_refused(tmp_path: Path, strategy: str, told: 
 async def test_a_deploy_with_the_pin_of_a_plan_is_refused_when_something_has_changed_since(tmp_path: Path) -> None:
     async with running_cli(tmp_path) as cli:
         pin = (await cli.run("plan", str(cli.shop), expect=2)).output.split("--pin ")[1].strip()
+        assert json.loads((await cli.run("plan", str(cli.shop), "-o", "json", expect=2)).output)["pin"] == pin
         text = cli.shop.read_text()
         cli.shop.write_text(text.replace("3600", "1800"))
         errors = (await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin, expect=1)).errors

@@ -145,6 +145,11 @@ PLAN = {
         {"path": "workers.mail.replicas", "before": None, "after": "1"},
         {"path": "workers.web.execution.args[0]", "before": "v1", "after": "v2"},
     ],
+    "placements": {
+        "shop/mail.0": "node-a",
+        "shop/web.5": "node-b",
+        **{f"shop/db.{slot}": "node-b" for slot in range(9)},
+    },
     "unplaced": {"shop/db.1": "2 of 2 nodes lack 4GiB of free memory"},
     "no_room": {"web": "1 of 1 instances beside those that run have no place: port 80 is taken on 2 of 2 nodes"},
     "pin": "4711-0123456789abcdef",
@@ -155,7 +160,16 @@ PLAN = {
 
 def test_plan(golden: Golden) -> None:
     golden("plan", plain(plan_lines(PLAN)))  # type: ignore[arg-type]
-    same = {**PLAN, "unchanged": True, "app_revision": 3, "changes": [], "fields": [], "unplaced": {}, "no_room": {}}
+    same = {
+        **PLAN,
+        "unchanged": True,
+        "app_revision": 3,
+        "changes": [],
+        "fields": [],
+        "unplaced": {},
+        "no_room": {},
+        "placements": {},
+    }
     golden("plan-unchanged", plain(plan_lines(same)))  # type: ignore[arg-type]
 
 
