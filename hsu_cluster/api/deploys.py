@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,9 +15,11 @@ from hsu_cluster.api.writing import Change, check_if_match, commit, event, uncha
 from hsu_cluster.client.documents import AppDocument, DeployDocument, UndoBody
 from hsu_cluster.planning import intents
 from hsu_cluster.planning.explain import plan_deploy
+from hsu_cluster.planning.rollout_begin import proven_revisions
 from hsu_core.model.assignment import AppRecord, Assignment, Revision
 from hsu_core.model.errors import Compacted, Conflict, InvalidInput, NotFound, StaleRevision, TooLarge
 from hsu_core.model.ids import AppId
+from hsu_core.model.rollout import Rollout
 from hsu_core.model.spec import AppSpec
 from hsu_core.store.base import VALUE_LIMIT_BYTES, Delete, Entry, Operation, Put, range_all
 from hsu_core.wire import keys
@@ -177,7 +179,10 @@ def _change(call: Call, app: AppId, present: _Present, spec: AppSpec, again: int
     is_new = current is None or current.content_hash != revision.content_hash
     if current is not None and not is_new:
         revision = current
-    record = intents.deploy(present.record, revision, deployed_at=now_s, deployed_by=call.principal.id)
+    known = [worker.id for worker in current.spec.workers] if current is not None else []
+    record = intents.deploy(
+        present.record, revision, deployed_at=now_s, deployed_by=call.principal.id, still_known=known
+    )
     if not is_new and present.record is not None and record.intents == present.record.intents:
         return Change()
     operations: list[Operation] = [Put(keys.app(app), encoded(record, present.entry))]
@@ -217,7 +222,9 @@ async def undo(call: Call) -> Answer:
         check_if_match(call, f"app {app}", present.entry)
         if present.record is None:
             raise no_such_app(app)
-        chosen = _chosen(app, present, body.get("to"))
+        held = await call.services.store.get(keys.rollout(app))
+        proven = proven_revisions(decode(Rollout, held.value)) if held is not None else ()
+        chosen = _chosen(app, present, body.get("to"), proven)
         return _change(call, app, present, chosen.spec, chosen.number)
 
     committed = await commit(call, await call.request.read(), compute)
@@ -227,8 +234,8 @@ async def undo(call: Call) -> Answer:
     return Answer(cast(DeployDocument, document))
 
 
-def _chosen(app: AppId, present: _Present, to: int | None) -> Revision:
-    """Return the revision to go back to. Raises NotFound, Conflict."""
+def _chosen(app: AppId, present: _Present, to: int | None, proven: Collection[int]) -> Revision:
+    """Return the revision to go back to: the latest other one that was rolled out well. Raises NotFound, Conflict."""
     kept = {revision.number: revision for revision in (decode(Revision, entry.value) for entry in present.revisions)}
     numbers = ", ".join(map(str, sorted(kept))) or "none"
     if to is not None:
@@ -239,7 +246,10 @@ def _chosen(app: AppId, present: _Present, to: int | None) -> Revision:
     other = [
         revision
         for number, revision in sorted(kept.items())
-        if current is not None and number < current.number and revision.content_hash != current.content_hash
+        if current is not None
+        and number < current.number
+        and revision.content_hash != current.content_hash
+        and (not proven or number in proven)
     ]
     if not other:
         why = f"no kept revision before it has other content (there are {numbers})"

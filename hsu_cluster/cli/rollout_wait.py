@@ -100,4 +100,5 @@ def exit_status(rollout: RolloutDocument) -> int:
     """Return 0 for one that is over and well, 1 for one that failed, 3 for one on its way."""
     if rollout["phase"] == "Healthy":
         return 0
-    return FAILED if rollout["phase"] == "Degraded" else ON_ITS_WAY
+    has_failed = rollout["phase"] == "Degraded" or rollout["reason"] == "RolloutFailed"
+    return FAILED if has_failed else ON_ITS_WAY

@@ -106,7 +106,7 @@ class HealthWait:
             return 0
         told = "no master answered" if app is None else shown(app["text"] or app["reason"] or app["phase"])
         late = "" if in_time else f"not healthy after {format_duration(timeout_s)}: "
-        look_again = f"hsu-cluster describe {self._app}" + (
+        look_again = f"hsu-cluster rollout status {self._app}" + (
             f" -n {self._namespace}" if self._namespace != "default" else ""
         )
         code = "deploy.timeout" if not in_time else "deploy.degraded"

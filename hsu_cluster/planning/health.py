@@ -95,6 +95,8 @@ def health_of(view: ClusterView, app: AppId, unplaced: Mapping[InstanceId, str],
     told = _word_of(rollout)
     if told is not None and _WORST.index(told) <= _WORST.index(worst.phase):
         return AppHealth(app, told, rollout.reason, rollout.text or worst.text, workers)
+    if worst.phase is Phase.STOPPED and not rollout.is_going_back:
+        return AppHealth(app, worst.phase, worst.reason, worst.text, workers)
     if rollout.stable and not rollout.is_over:
         # the rollout judges its instances and turns back by itself: until then it is on its way
         phase = Phase.ROLLING_BACK if rollout.is_going_back else Phase.PROGRESSING

@@ -25,16 +25,18 @@ def deploy(
     *,
     deployed_at: float | None = None,
     deployed_by: str | None = None,
+    still_known: Collection[str] = (),
 ) -> AppRecord:
     """Return the record that asks for `revision`.
 
     A worker whose file states `replicas` (`explicit_replicas`; None: as the revision says) takes back an
-    earlier `scale`; stops and restart counts stay; what was asked of workers that are gone is forgotten.
+    earlier `scale`; stops and restart counts stay; what was asked of workers that are gone is forgotten, except
+    of those in `still_known`: they run until the rollout is decided.
     """
     explicit = revision.spec.explicit_replicas if explicit_replicas is None else explicit_replicas
     kept: dict[str, WorkerIntent] = {}
     for worker, intent in record.intents if record else ():
-        if revision.spec.worker(worker) is not None:
+        if revision.spec.worker(worker) is not None or worker in still_known:
             kept[worker] = replace(intent, replicas=None) if worker in explicit else intent
     return AppRecord(
         id=revision.id,

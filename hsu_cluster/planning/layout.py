@@ -144,7 +144,7 @@ def _layout(
         new = replace(new, min_healthy_s=rule.min_healthy_s if rule.is_min_healthy_given else MIN_HEALTHY_S)
     if rollout.is_going_back:
         return _way_back(new, old, rollout, part)
-    if new is None:
+    if new is None or (part.strategy == "remove" and part.stage is not Stage.DONE):
         return _departing(old, part)
     replicas = new.replicas
     if part.stage in (Stage.DONE, Stage.PROMOTED) or old is None or part.strategy in ("initial", "in-place"):
@@ -153,6 +153,7 @@ def _layout(
     if part.stage is Stage.WAITING:
         return Layout(new, old, (SlotSet(part.stable_base, replicas, 0, surge, floor, False),))
     if part.has_two_sets:
+        replicas = min(replicas, abs(part.new_base - part.stable_base))  # the sets must not run into each other
         second = SlotSet(part.new_base, second_size(new.spec, part, replicas), None, 0, 0)
         second = replace(second, fresh=second.size)
         return Layout(new, old, (SlotSet(part.stable_base, replicas, 0, surge, floor, False), second))
@@ -180,9 +181,14 @@ def limits_of(spec: WorkerSpec, replicas: int) -> tuple[int, int]:
     What must not run twice, or is not started by us, gets no helping slot: it is replaced in place.
     """
     surge, unavailable = fenceposts(spec.rollout, replicas)
-    if spec.guarantee is Guarantee.STRICT or spec.schedule is not None or spec.unmanaged is not None:
+    if not may_run_twice(spec):
         surge, unavailable = 0, max(1, unavailable)
     return surge, max(0, replicas - unavailable)
+
+
+def may_run_twice(spec: WorkerSpec) -> bool:
+    """Return whether an instance more than asked for may run beside the others for a while."""
+    return spec.guarantee is not Guarantee.STRICT and spec.schedule is None and spec.unmanaged is None
 
 
 def second_size(spec: WorkerSpec, part: WorkerRollout, replicas: int) -> int:
@@ -200,12 +206,13 @@ def second_size(spec: WorkerSpec, part: WorkerRollout, replicas: int) -> int:
 
 def _at_rest(new: WorkerTarget, old: WorkerTarget | None, part: WorkerRollout) -> Layout:
     """Return one set of the new revision; beside it the old set, until it has been given its time."""
-    _, floor = limits_of(new.spec, new.replicas)
-    sets = [SlotSet(part.new_base, new.replicas, new.replicas, 0, floor)]
+    surge, floor = limits_of(new.spec, new.replicas)
+    is_holy = new.spec.rollout.max_unavailable == 0 and surge > 0
+    sets = [SlotSet(part.new_base, new.replicas, new.replicas, surge if is_holy else 0, floor)]
     if part.stage is Stage.PROMOTED and part.has_two_sets and old is not None:
         sets.append(SlotSet(part.stable_base, new.replicas, 0, 0, 0))
         return Layout(new, old, tuple(sets))
-    return Layout(new, None, tuple(sets))
+    return Layout(new, None, tuple(sets), is_fallback_allowed=not is_holy)
 
 
 def _departing(old: WorkerTarget | None, part: WorkerRollout) -> Layout | None:

@@ -19,6 +19,12 @@ from hsu_core.model.assignment import AppRecord
 from hsu_core.model.rollout import NO_INTENT, Rollout, RolloutIntent, RolloutPhase, Stage
 from hsu_core.model.view import DropRun, PutRollout, PutRun
 
+FAILED = "RolloutFailed"
+"""Reason of a rollout that failed and must not turn back by itself."""
+
+PAUSED = ("PausedOnRequest", "RolloutPaused")
+"""Reasons of a rollout whose deadline does not run."""
+
 Facts = Mapping[str, WorkerFacts]
 Told = list[tuple[str, str]]
 
@@ -62,8 +68,10 @@ def _drop_runs(draft: Draft, rollout: Rollout) -> None:
 def _advance(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent, told: Told) -> Rollout:
     if held.is_over:
         return _clean_up(draft, held)
-    if not held.is_going_back:  # before the facts: a set that is held where it is looks as if it had arrived
-        held = replace(held, paused_at=(held.paused_at or draft.now_s) if intent.is_paused else None)
+    if not held.is_going_back and held.reason != FAILED:
+        held = _paused_or_not(
+            held, intent, draft.now_s
+        )  # before the facts: a set that is held looks as if it had arrived
     layouts = {layout.target.spec.id: layout for layout in app_layouts(record, draft.view.revisions, held)}
     facts = {name: worker_facts(draft, layout) for name, layout in layouts.items()}
     if held.is_going_back:
@@ -73,11 +81,24 @@ def _advance(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutInte
     return _go_on(draft, record, held, intent, facts, told)
 
 
+def _paused_or_not(held: Rollout, intent: RolloutIntent, now_s: float) -> Rollout:
+    """Return the rollout as somebody paused or resumed it; the times of its places stand still meanwhile."""
+    if intent.is_paused:
+        return replace(held, paused_at=held.paused_at or now_s)
+    if held.paused_at is None:
+        return held
+    away_s = now_s - held.paused_at
+    parts = tuple(replace(part, since_at=part.since_at + away_s) for part in held.workers)
+    return replace(held, workers=parts, paused_at=None)
+
+
 # --- forward -------------------------------------------------------------------------------------
 
 
 def _go_on(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent, facts: Facts, told: Told) -> Rollout:
     now_s = draft.now_s
+    if held.reason == FAILED:
+        return held  # it stays where it failed, until somebody aborts it or deploys another version
     way = Way(draft, record, held, intent, draft.view.revisions[record.id, held.revision])
     paused_at, parts = held.paused_at, held.workers
     if paused_at is None:
@@ -86,12 +107,12 @@ def _go_on(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent
     told += way.events
     rollout = replace(held, workers=parts)
     rollout = _progressed(rollout, held, facts, now_s)
-    failure = way.failed_why or _early_ends(way, held, facts) or _too_slow(way, rollout)
+    failure = way.failed_why or _early_ends(way, held, facts) or _too_slow(way, rollout, facts)
     if failure and held.stable:
         if _is_auto(way, held):
             return _turn_back(draft, rollout, failure, told)
         text = f"{failure}; auto_rollback is off: abort it, or deploy another version"
-        return _worded(rollout, held, RolloutPhase.PAUSED, "RolloutFailed", text, told)
+        return _worded(replace(rollout, paused_at=now_s), held, RolloutPhase.PAUSED, FAILED, text, told)
     if all(part.is_promoted for part in parts if part.strategy != "remove"):
         return _completed(rollout, now_s, told)
     if failure:
@@ -118,7 +139,7 @@ def _progressed(rollout: Rollout, held: Rollout, facts: Facts, now_s: float) -> 
     before = held.progress or tuple(-(10**9) for _ in found)
     if len(before) != len(found):
         return replace(rollout, progress=found, progress_at=now_s)
-    was_paused = held.phase is RolloutPhase.PAUSED
+    was_paused = held.reason in PAUSED
     is_paused = rollout.paused_at is not None or any(part.is_paused for part in rollout.workers)
     if any(new > old for new, old in zip(found, before, strict=True)) or (was_paused and not is_paused):
         best = tuple(max(pair) for pair in zip(found, before, strict=True))
@@ -139,20 +160,26 @@ def _early_ends(way: Way, held: Rollout, facts: Facts) -> str:
     return ""
 
 
-def _too_slow(way: Way, rollout: Rollout) -> str:
-    """Return that the deadline is over without progress (empty: it is not); a pause does not count."""
-    if rollout.paused_at is not None or any(part.is_paused for part in rollout.workers):
-        return ""
-    active = [part for part in rollout.workers if not part.is_promoted and part.strategy != "remove"]
-    if not active or any(part.waits_for.startswith("analysis") for part in active):
+def _too_slow(way: Way, rollout: Rollout, facts: Facts) -> str:
+    """Return that the deadline is over without progress (empty: it is not).
+
+    Who waits for another worker, is paused or is judged by an analysis has no deadline meanwhile.
+    """
+    active = [
+        part
+        for part in rollout.workers
+        if not (part.is_promoted or part.strategy == "remove" or part.stage is Stage.WAITING or part.is_paused)
+        and not part.waits_for.startswith("analysis")
+    ]
+    if not active or rollout.paused_at is not None:
         return ""
     limit_s = min(way.spec(part).progress_deadline_s for part in active)
     ends_s = rollout.progress_at + limit_s
     if way.now_s < ends_s:
         way.draft.retry_at(ends_s)
         return ""
-    waits = next((f" ({part.worker} waits for {part.waits_for})" for part in active if part.waits_for), "")
-    return f"no progress for {limit_s:g} s (progress_deadline){waits}"
+    pending = [one.pending for part in active if part.worker in facts for one in facts[part.worker].sets if one.pending]
+    return f"no progress for {limit_s:g} s (progress_deadline)" + (f": {pending[0]}" if pending else "")
 
 
 def _is_auto(way: Way, held: Rollout) -> bool:
@@ -198,6 +225,7 @@ def _turn_back(draft: Draft, held: Rollout, why: str, told: Told, *, is_aborted:
 
 
 def _go_back(draft: Draft, held: Rollout, facts: Facts, told: Told) -> Rollout:
+    draft.roll(*end_all_runs(draft, held))  # also those that were begun in the pass that failed
     held = _clean_second_sets(draft, held)
     failed_at = held.failed_at or draft.now_s
     pending: list[str] = []

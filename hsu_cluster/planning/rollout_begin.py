@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from hsu_cluster.planning.layout import is_routed
+from hsu_cluster.planning.layout import is_routed, may_run_twice
 from hsu_cluster.planning.rollout_math import other_base
 from hsu_cluster.planning.slots import target_of
 from hsu_core.model.assignment import AppRecord, Revision
-from hsu_core.model.ids import AppId
 from hsu_core.model.rollout import Rollout, RolloutPhase, Stage, WorkerRollout
 from hsu_core.model.view import ClusterView
+
+PROVEN_KEPT = 20
+"""As many revisions as are kept."""
 
 
 def rollout_of(view: ClusterView, record: AppRecord, now_s: float) -> Rollout:
@@ -28,7 +30,8 @@ def begin(view: ClusterView, record: AppRecord, now_s: float) -> Rollout:
     new = view.revisions[record.id, record.revision]
     stable = _stable(view, record, last)
     old = view.revisions.get((record.id, stable))
-    is_skipping = old is not None and _is_within_window(view, record.id, new, old)
+    proven = proven_revisions(last)
+    is_skipping = old is not None and _is_within_window(view, proven, new, old)
     parts = [_begin_worker(record, new, old, _base(last, spec.id), spec.id, is_skipping) for spec in new.spec.workers]
     for spec in old.spec.workers if old is not None else ():
         if new.spec.worker(spec.id) is None:
@@ -45,6 +48,7 @@ def begin(view: ClusterView, record: AppRecord, now_s: float) -> Rollout:
         if old is not None
         else f"revision {record.revision} is the first",
         workers=tuple(parts),
+        proven=proven,
         started_at=now_s,
         progress_at=now_s,
     )
@@ -74,12 +78,16 @@ def _begin_worker(
     target = target_of(record, new, worker)
     before = target_of(record, old, worker) if old is not None else None
     assert target is not None
-    if before is None or not before.spec.is_enabled or not target.spec.is_enabled:
+    if before is not None and before.spec.is_enabled and not target.spec.is_enabled:
+        return WorkerRollout(worker, "remove", Stage.WAITING, base, base)
+    if before is None or not target.spec.is_enabled or not before.spec.is_enabled:
         return WorkerRollout(worker, "initial", Stage.ROLLING, base, base)
     if before.spec_hash == target.spec_hash:
         return WorkerRollout(worker, "in-place", Stage.ROLLING, base, base)
     strategy = target.spec.rollout.strategy
     has_two_sets = strategy == "blue-green" or (strategy == "canary" and is_routed(new, worker))
+    if has_two_sets and not may_run_twice(target.spec):
+        strategy, has_two_sets = "rolling", False
     return WorkerRollout(
         worker,
         strategy,
@@ -90,8 +98,16 @@ def _begin_worker(
     )
 
 
-def _is_within_window(view: ClusterView, app: AppId, new: Revision, old: Revision) -> bool:
-    """Return whether the content was that of one of the last revisions before the stable one (`rollback_window`)."""
+def proven_revisions(last: Rollout | None) -> tuple[int, ...]:
+    """Return the revisions that were rolled out well, oldest first, the newest PROVEN_KEPT of them."""
+    if last is None:
+        return ()
+    is_proven = last.is_over and last.phase is RolloutPhase.HEALTHY and last.revision not in last.proven
+    return (*last.proven, *((last.revision,) if is_proven else ()))[-PROVEN_KEPT:]
+
+
+def _is_within_window(view: ClusterView, proven: tuple[int, ...], new: Revision, old: Revision) -> bool:
+    """Return whether the content was in force among the last revisions before the stable one (`rollback_window`)."""
     window = max((spec.rollout.rollback_window for spec in new.spec.workers), default=0)
-    earlier = sorted((number for owner, number in view.revisions if owner == app and number < old.number), reverse=True)
-    return any(view.revisions[app, number].content_hash == new.content_hash for number in earlier[:window])
+    earlier = [view.revisions.get((new.id, number)) for number in reversed(proven) if number < old.number]
+    return any(one is not None and one.content_hash == new.content_hash for one in earlier[:window])

@@ -20,6 +20,7 @@ def promote(record: AppRecord, rollout: Rollout, worker: str | None = None) -> A
     """Return the record in which what waits now (of `worker`, or of all) need not wait any longer."""
     intent = _intent(record, rollout)
     _check_running(record, rollout, intent, "promote")
+    _check_not_paused(record, intent)
     waiting = [part for part in _parts(record, rollout, worker) if _can_be_promoted(part)]
     if not waiting:
         told = rollout.text or "it has just begun"
@@ -35,6 +36,7 @@ def promote_full(record: AppRecord, rollout: Rollout) -> AppRecord:
     """Return the record in which no step, pause or analysis is left; surge and floor still hold."""
     intent = _intent(record, rollout)
     _check_running(record, rollout, intent, "promote")
+    _check_not_paused(record, intent)
     return replace(record, rollout=replace(intent, is_full=True))
 
 
@@ -95,6 +97,14 @@ def _check_running(record: AppRecord, rollout: Rollout, intent: RolloutIntent, v
         raise Conflict(
             what, f"it is over: {rollout.text}",
             f"go back with `hsu-cluster rollout undo {record.id.app}`", code="conflict.rollout-over",
+        )  # fmt: skip
+
+
+def _check_not_paused(record: AppRecord, intent: RolloutIntent) -> None:
+    if intent.is_paused:
+        raise Conflict(
+            f"promote the rollout of {record.id}", "it is paused on request",
+            f"let it go on first, with `hsu-cluster rollout resume {record.id.app}`", code="conflict.paused",
         )  # fmt: skip
 
 

@@ -72,7 +72,9 @@ def step_worker(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRoll
         if one.retry_at_s is not None:
             way.draft.retry_at(one.retry_at_s)
     if part.strategy == "canary" and part.stage in (Stage.STEPS, Stage.SCALING, Stage.SWITCHED):
-        _watch_background(way, part)
+        verdict = _watch_background(way, part)
+        if verdict is Verdict.INCONCLUSIVE and not way.is_promoted(part):
+            return _waits_for_analysis(way, part, way.spec(part).analysis, verdict)
     match part.stage:
         case Stage.WAITING:
             return _wait_for_others(way, part)
@@ -122,7 +124,7 @@ def _is_full(one: SetFacts) -> bool:
 
 def _wait_for_others(way: Way, part: WorkerRollout) -> WorkerRollout:
     worker = way.revision.spec.worker(part.worker)
-    if worker is None:
+    if worker is None or part.strategy == "remove":
         return part  # it goes when the outcome is decided
     others = [way.rollout.worker(name) for name in worker.depends_on]
     pending = [other.worker for other in others if other is not None and not other.is_promoted]
@@ -161,6 +163,8 @@ def _roll(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRollout:
             is_taken = one.old == 0 and one.fresh >= one.size
             if is_taken:
                 return _promote(way, part)
+        if one.stopped:
+            return _waits(part, f"{one.pending}, which is stopped on request, to be started", is_paused=True)
         return _waits(part, f"{_availability(one, part.worker)}, {one.fresh} of the new revision")
     return _promote(way, part)
 
@@ -236,10 +240,11 @@ def _pause(way: Way, part: WorkerRollout, duration_s: float | None) -> WorkerRol
     return _waits(part, f"a pause of {duration_s:g} s to end", is_paused=True)
 
 
-def _watch_background(way: Way, part: WorkerRollout) -> None:
+def _watch_background(way: Way, part: WorkerRollout) -> Verdict:
     names = way.spec(part).analysis
-    if names and not way.skips(part):
-        analyse(way, part, "background", names, is_background=True)
+    if not names or way.skips(part):
+        return Verdict.SUCCESSFUL
+    return analyse(way, part, "background", names, is_background=True)
 
 
 # --- blue-green ----------------------------------------------------------------------------------
@@ -262,9 +267,9 @@ def _scale(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRollout:
     if not part.has_two_sets:
         return _next_after_scale(way, part, facts)
     second = facts.sets[1]
+    if not _is_full(second) or second.size < second_size_of(way, part):
+        return _waits(part, _availability(second, "new"))
     if part.traffic < ALL:
-        if not _is_full(second) or second.size < second_size_of(way, part):
-            return _waits(part, _availability(second, "new"))
         return replace(part, weight=ALL, traffic=ALL, waits_for="routes to give it all traffic")
     unconfirmed = unconfirmed_route(way.draft, way.rollout, part)
     if unconfirmed:
@@ -378,7 +383,8 @@ def end_all_runs(draft: Draft, rollout: Rollout) -> list[PutRun]:
 
 def unconfirmed_route(draft: Draft, rollout: Rollout, part: WorkerRollout) -> str:
     """Return which route has not confirmed that the new set has `part.traffic` percent (empty: all have)."""
-    revision = draft.view.revisions.get((rollout.id, rollout.revision))
+    number = rollout.stable if rollout.is_going_back else rollout.revision
+    revision = draft.view.revisions.get((rollout.id, number))
     if not is_routed(revision, part.worker):
         return ""
     assert revision is not None

@@ -25,6 +25,7 @@ class SetFacts:
     ready: int = 0
     available: int = 0
     old: int = 0
+    stopped: int = 0
     is_settled: bool = False
     pending: str = ""
     retry_at_s: float | None = None
@@ -62,7 +63,7 @@ def _set_facts(draft: Draft, layout: Layout, shape: SlotSet) -> SetFacts:
     target = layout.target
     assigned = draft.assigned.get((target.app, target.spec.id), {})
     chosen = choose(draft, layout, shape)
-    fresh = fresh_available = ready = available = old = 0
+    fresh = fresh_available = ready = available = old = stopped = 0
     pending, settled, retry_at_s = "", True, None
     for number in (*shape.slots, *(number for number in shape.helpers if number in assigned)):
         assignment = assigned.get(number)
@@ -88,13 +89,16 @@ def _set_facts(draft: Draft, layout: Layout, shape: SlotSet) -> SetFacts:
             pending = pending or f"{assignment.instance} still helps"
             continue
         desired = chosen[number].desired(number, assignment)
-        is_done = is_as_desired(assignment, desired) and (
-            is_available or (desired.is_stopped and status is not None and has_ended(status))
-        )
-        if not is_done:
+        has_stopped = desired.is_stopped and status is not None and has_ended(status)
+        stopped += has_stopped
+        if not (is_as_desired(assignment, desired) and (is_available or has_stopped)):
             settled = False
             pending = pending or describe_state(assignment, status)
-    return SetFacts(shape.size, fresh, fresh_available, ready, available, old, settled, pending, retry_at_s)
+    if stopped and not fresh_available and layout.old is not None and shape.fresh and not layout.is_back:
+        settled = False  # nothing of the new revision has been seen to work
+        pending = pending or f"{target.name}"
+    stopped = stopped if not fresh_available else 0
+    return SetFacts(shape.size, fresh, fresh_available, ready, available, old, stopped, settled, pending, retry_at_s)
 
 
 def _failures(draft: Draft, layout: Layout) -> tuple[int, str, bool]:

@@ -240,7 +240,9 @@ def _start_helpers(found: _Set, due: list[Slot]) -> bool:
     others = [
         slot
         for slot in due
-        if slot.assignment is not None and slot.assignment.spec_hash != slot.desired.spec_hash and slot.is_available
+        if slot.assignment is not None
+        and slot.is_available
+        and (slot.assignment.spec_hash != slot.desired.spec_hash or not found.layout.is_fallback_allowed)
     ]
     held = {slot.instance.slot for slot in found.helpers}
     if not shape.is_surge_new and found.layout.replicas > shape.floor:

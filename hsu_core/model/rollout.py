@@ -81,7 +81,8 @@ class Rollout:
 
     `attempt` counts retries. `progress` is the best of (updated, old gone, ready, available) so far and `progress_at`
     when it grew; the deadline counts from there. `paused_at`: since when it has been paused. `failed_why`: why it is
-    rolled back (empty: it is not). `is_aborted`: a person wanted that.
+    rolled back (empty: it is not). `is_aborted`: a person wanted that. `proven`: earlier revisions that were rolled out
+    well, oldest first.
     """
 
     id: AppId
@@ -100,6 +101,7 @@ class Rollout:
     failed_at: float | None = None
     failed_why: str = ""
     is_aborted: bool = False
+    proven: tuple[int, ...] = ()
 
     @property
     def is_over(self) -> bool:

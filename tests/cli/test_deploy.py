@@ -51,7 +51,7 @@ async def test_deploy_ends_with_1_and_the_reason_when_the_app_is_degraded(tmp_pa
         errors = (await deploying).errors
         assert errors.startswith("error: cannot bring shop to health: ")
         assert "4 restarts (last exit: code 1)" in errors
-        assert errors.endswith("see hsu-cluster describe shop [deploy.degraded]\n")
+        assert errors.endswith("see hsu-cluster rollout status shop [deploy.degraded]\n")
 
 
 @asynchronous

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from hsu_cluster.planning.intents import deploy, scale
+from hsu_cluster.planning.intents import deploy, restart, scale, start, stop
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.rollout_intents import abort, pause, promote, promote_full, resume, retry
 from hsu_core.model.analysis import Verdict
 from hsu_core.model.errors import Conflict
+from hsu_core.model.ids import TargetName
 from hsu_core.model.rollout import Rollout, RolloutPhase, Stage
 from hsu_core.model.rollout_spec import Analyse, Approve, Pause, SetCanaryScale, SetWeight
 from hsu_core.model.spec import Guarantee, WorkerSpec
@@ -96,8 +97,71 @@ def test_with_rollback_off_a_failed_rollout_stops_and_waits() -> None:
     rollout = shop.until(lambda rollout: rollout.phase is RolloutPhase.PAUSED)
     assert "auto_rollback is off" in rollout.text
     assert shop.cluster.ready_count("web") >= 4
+    before = shop.cluster.view().rollouts
+    for _ in range(10):
+        shop.step()
+    assert shop.cluster.view().rollouts == before, "it is written once, and stays failed"
     shop.ask(abort)
     assert shop.until(is_over).reason == "Aborted"
+
+
+def test_a_revision_that_was_stopped_before_it_worked_is_not_promoted() -> None:
+    shop = Shop(web())
+    shop.deploy(web(), is_broken="broken")
+    shop.step()
+    spec = shop.cluster.revisions[SHOP, 2].spec
+    shop.cluster.apps[SHOP] = stop(shop.cluster.apps[SHOP], spec, TargetName("shop"))
+    for _ in range(20):
+        shop.step()
+    assert not shop.rollout.is_over
+    assert "stopped on request" in shop.rollout.text
+    shop.cluster.apps[SHOP] = start(shop.cluster.apps[SHOP], spec, TargetName("shop"))
+    shop.cluster.broken_hashes.clear()
+    assert shop.until(is_over).phase is RolloutPhase.HEALTHY
+
+
+def test_a_worker_that_is_disabled_stays_until_the_outcome_is_decided() -> None:
+    shop = Shop(web(2), make_worker("log"))
+    off = make_worker("log", is_enabled=False)
+    shop.deploy(web(2, progress_deadline_s=10.0), off, hashes={"log": "s1"})
+    shop.cluster.broken_hashes.add("s2")
+    shop.step()
+    assert shop.revisions("log") == {1: 1}
+    assert shop.until(is_over).reason == "RolledBack"
+    assert shop.revisions("log") == {1: 1}
+    shop.deploy(web(2), off)
+    shop.until(is_over)
+    shop.step()
+    assert shop.revisions("log") == {}
+
+
+def test_a_worker_that_waits_for_another_has_no_deadline_yet() -> None:
+    first = make_worker("db", min_healthy_s=20.0)
+    second = replace(web(1, progress_deadline_s=5.0), depends_on=("db",))
+    shop = Shop(first, second)
+    shop.deploy(first, second)
+    assert shop.until(is_over).phase is RolloutPhase.HEALTHY
+
+
+def test_a_strict_worker_never_gets_a_second_set() -> None:
+    worker = replace(web(1, "blue-green"), guarantee=Guarantee.STRICT)
+    shop = Shop(worker)
+    shop.deploy(worker)
+    for _ in range(20):
+        shop.step()
+        assert len(shop.slots()) == 1
+    assert (shop.rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {2: 1})
+
+
+def test_a_restart_keeps_a_floor_that_was_asked_for() -> None:
+    shop = Shop(web(2))
+    spec = shop.cluster.revisions[SHOP, 1].spec
+    shop.cluster.apps[SHOP] = restart(shop.cluster.apps[SHOP], spec, TargetName("shop", "web"))
+    for _ in range(40):
+        shop.step()
+        assert shop.cluster.ready_count("web") >= 2
+    assert shop.slots() == [0, 1]
+    assert {assignment.generation for assignment in shop.cluster.assignments.values()} == {1}
 
 
 def test_a_new_worker_that_fails_takes_the_whole_app_back() -> None:
@@ -312,6 +376,57 @@ def test_going_back_within_the_window_skips_the_steps() -> None:
     rollout = shop.until(is_over)
     assert (rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {3: 4})
     assert "RolloutPaused" not in shop.codes()[-4:]
+
+
+def test_content_that_never_worked_has_its_steps_even_within_the_window() -> None:
+    rule = web(4, "canary", steps=STEPS, rollback_window=3)
+    shop = Shop(rule)
+    shop.deploy(rule)
+    shop.until(waits_for("a person"))
+    shop.ask(abort)
+    shop.until(is_over)
+    shop.deploy(rule)
+    shop.step()
+    shop.ask(promote_full)
+    shop.until(is_over)
+    failed = shop.cluster.revisions[SHOP, 2]
+    shop.number = 4
+    shop.cluster.revisions[SHOP, 4] = replace(failed, number=4)
+    shop.cluster.apps[SHOP] = deploy(shop.cluster.apps[SHOP], shop.cluster.revisions[SHOP, 4])
+    assert not shop.until(waits_for("a person")).is_over
+
+
+def test_a_routed_canary_is_whole_before_it_has_taken_over() -> None:
+    shop = Shop(web(), is_routed=True)
+    shop.deploy(web(4, "canary", steps=(SetCanaryScale(replicas=1), SetWeight(100), Pause(1.0))))
+    shop.until(lambda rollout: rollout.workers[0].stage is Stage.SWITCHED or rollout.is_over)
+    assert shop.revisions()[2] == 4
+
+
+def test_a_requested_pause_does_not_eat_the_pause_of_a_step() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=(SetWeight(25), Pause(8.0))))
+    shop.until(waits_for("a pause of 8 s"))
+    shop.ask(pause)
+    for _ in range(20):
+        shop.step()
+    with pytest.raises(Conflict, match="resume"):
+        shop.ask(promote)
+    shop.ask(resume)
+    for _ in range(5):
+        shop.step()
+    assert waits_for("a pause of 8 s")(shop.rollout)
+
+
+def test_an_inconclusive_background_analysis_pauses_the_canary() -> None:
+    shop = Shop(web())
+    shop.deploy(web(4, "canary", steps=(SetWeight(25), Pause(5.0)), analysis=("errors",)))
+    shop.until(waits_for("a pause"))
+    _judge(shop, "background", Verdict.INCONCLUSIVE)
+    for _ in range(20):
+        shop.step()
+    assert "is inconclusive" in shop.rollout.text
+    assert shop.revisions() == {1: 3, 2: 1}
 
 
 def test_a_routed_canary_has_slots_of_its_own_and_its_weight_follows_its_instances() -> None:
