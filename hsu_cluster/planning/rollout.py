@@ -13,8 +13,9 @@ from dataclasses import replace
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout, app_layouts, is_routed, traffic_of
 from hsu_cluster.planning.rollout_begin import begin
-from hsu_cluster.planning.rollout_steps import Way, end_all_runs, step_worker, unconfirmed_route
+from hsu_cluster.planning.rollout_steps import Way, end_all_runs, step_worker
 from hsu_cluster.planning.set_facts import WorkerFacts, worker_facts
+from hsu_cluster.planning.traffic import unconfirmed_route
 from hsu_core.model.assignment import AppRecord
 from hsu_core.model.rollout import NO_INTENT, Rollout, RolloutIntent, RolloutPhase, Stage
 from hsu_core.model.view import DropRun, PutRollout, PutRun
@@ -256,7 +257,7 @@ def _deadline_s(draft: Draft, held: Rollout) -> float:
 
 
 def _unconfirmed(draft: Draft, held: Rollout) -> Sequence[str]:
-    found = (unconfirmed_route(draft, held, part) for part in held.workers if part.has_two_sets)
+    found = (unconfirmed_route(draft.view, held, part) for part in held.workers if part.has_two_sets)
     return [text for text in found if text]
 
 
@@ -288,7 +289,7 @@ def _clean_second_sets(draft: Draft, held: Rollout) -> Rollout:
         if part.has_two_sets and part.stage is not Stage.DONE:
             is_held = spec is not None and is_routed(revision, part.worker)
             ends_s = held.failed_at + (spec.rollout.abort_scale_down_delay_s if spec is not None and is_held else 0.0)
-            if draft.now_s >= ends_s and not unconfirmed_route(draft, held, part):
+            if draft.now_s >= ends_s and not unconfirmed_route(draft.view, held, part):
                 parts.append(replace(part, stage=Stage.DONE, new_base=part.stable_base))
                 continue
             draft.retry_at(ends_s)

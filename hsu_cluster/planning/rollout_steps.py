@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.layout import ALL, is_routed, second_size
+from hsu_cluster.planning.layout import ALL, second_size
 from hsu_cluster.planning.room import lacks_room, needs_beside
 from hsu_cluster.planning.set_facts import SetFacts, WorkerFacts
 from hsu_cluster.planning.slots import target_of
-from hsu_cluster.planning.traffic import new_percent
+from hsu_cluster.planning.traffic import unconfirmed_route
 from hsu_core.model.analysis import VERDICTS, AnalysisRun, Verdict
 from hsu_core.model.assignment import AppRecord, Revision
 from hsu_core.model.rollout import Rollout, RolloutIntent, Stage, WorkerRollout
@@ -83,7 +83,7 @@ def step_worker(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRoll
         case Stage.STEPS:
             return _canary_step(way, part, facts)
         case Stage.PREVIEW:
-            if not _is_full(facts.sets[1]):
+            if not facts.sets[1].is_settled:
                 return _waits(part, _availability(facts.sets[1], "preview"))
             return _next(way, part, Stage.PRE_PROMOTION)
         case Stage.PRE_PROMOTION:
@@ -116,10 +116,6 @@ def _waits(part: WorkerRollout, for_what: str, *, is_paused: bool = False) -> Wo
 
 def _availability(one: SetFacts, what: str) -> str:
     return f"{one.size} {what} instances ({one.available} available)"
-
-
-def _is_full(one: SetFacts) -> bool:
-    return one.is_settled
 
 
 def _wait_for_others(way: Way, part: WorkerRollout) -> WorkerRollout:
@@ -189,7 +185,7 @@ def _canary_step(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRol
             if asked != part or not part.has_two_sets:
                 return asked if part.has_two_sets and asked != part else _step_done(way, part)
             canary = facts.sets[1]
-            return _step_done(way, part) if _is_full(canary) else _waits(part, _availability(canary, "canary"))
+            return _step_done(way, part) if canary.is_settled else _waits(part, _availability(canary, "canary"))
         case Pause(duration_s=duration_s):
             return _pause(way, part, duration_s)
         case Approve(text=text):
@@ -221,10 +217,10 @@ def _set_weight(way: Way, part: WorkerRollout, facts: WorkerFacts, percent: int)
         return _step_done(way, part)
     canary = facts.sets[1]
     if part.traffic < percent:
-        if not _is_full(canary):
+        if not canary.is_settled:
             return _waits(part, _availability(canary, "canary"))
         return replace(part, traffic=percent, waits_for=f"routes to give it {percent} %")
-    unconfirmed = unconfirmed_route(way.draft, way.rollout, part)
+    unconfirmed = unconfirmed_route(way.draft.view, way.rollout, part)
     return _waits(part, unconfirmed) if unconfirmed else _step_done(way, part)
 
 
@@ -267,11 +263,11 @@ def _scale(way: Way, part: WorkerRollout, facts: WorkerFacts) -> WorkerRollout:
     if not part.has_two_sets:
         return _next_after_scale(way, part, facts)
     second = facts.sets[1]
-    if not _is_full(second) or second.size < second_size_of(way, part):
+    if not second.is_settled or second.size < second_size_of(way, part):
         return _waits(part, _availability(second, "new"))
     if part.traffic < ALL:
         return replace(part, weight=ALL, traffic=ALL, waits_for="routes to give it all traffic")
-    unconfirmed = unconfirmed_route(way.draft, way.rollout, part)
+    unconfirmed = unconfirmed_route(way.draft.view, way.rollout, part)
     if unconfirmed:
         return _waits(part, unconfirmed)
     way.events.append(("RolloutSwitched", f"worker {part.worker}: revision {way.rollout.revision} has all traffic"))
@@ -376,26 +372,3 @@ def end_all_runs(draft: Draft, rollout: Rollout) -> list[PutRun]:
         for (app, name), run in sorted(draft.view.runs.items())
         if app == rollout.id and name.startswith(mine) and not run.is_ended and run.finished_at is None
     ]
-
-
-# --- routes --------------------------------------------------------------------------------------
-
-
-def unconfirmed_route(draft: Draft, rollout: Rollout, part: WorkerRollout) -> str:
-    """Return which route has not confirmed that the new set has `part.traffic` percent (empty: all have)."""
-    number = rollout.stable if rollout.is_going_back else rollout.revision
-    revision = draft.view.revisions.get((rollout.id, number))
-    if not is_routed(revision, part.worker):
-        return ""
-    assert revision is not None
-    for route in revision.spec.routes:
-        if route.worker != part.worker or route.provider is None:
-            continue
-        state = draft.view.routes.get((rollout.id, route.name))
-        if state is None:
-            return f"route {route.name}: its provider has confirmed nothing yet"
-        if state.trouble:
-            return f"route {route.name}: {state.trouble}"
-        if new_percent(state) != part.traffic:
-            return f"route {route.name} to give it {part.traffic} %"
-    return ""

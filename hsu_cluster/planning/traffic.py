@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hsu_cluster.planning.layout import traffic_of
+from hsu_cluster.planning.layout import is_routed, traffic_of
 from hsu_cluster.planning.slots import is_serving, status_of
 from hsu_cluster.planning.weights import server_weights
 from hsu_core.model.assignment import Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeRecord, NodeState
-from hsu_core.model.rollout import WorkerRollout
+from hsu_core.model.rollout import Rollout, WorkerRollout
 from hsu_core.model.routes import Endpoint, RouteSpec, RouteState
 from hsu_core.model.view import ClusterView, DropAssignment, Plan, PutAssignment
 
@@ -231,6 +231,26 @@ def servers(endpoints: Sequence[Endpoint], weights: Sequence[tuple[str, int]]) -
 def new_percent(state: RouteState) -> int:
     """Return the percent that the new set has, as confirmed; 0 where there is one set."""
     return next((share for group, share in state.weights if group in NEW_GROUP_NAMES), 0)
+
+
+def unconfirmed_route(view: ClusterView, rollout: Rollout, part: WorkerRollout) -> str:
+    """Return which route has not confirmed that the new set has `part.traffic` percent (empty: all have)."""
+    number = rollout.stable if rollout.is_going_back else rollout.revision
+    revision = view.revisions.get((rollout.id, number))
+    if not is_routed(revision, part.worker):
+        return ""
+    assert revision is not None
+    for route in revision.spec.routes:
+        if route.worker != part.worker or route.provider is None:
+            continue
+        state = view.routes.get((rollout.id, route.name))
+        if state is None:
+            return f"route {route.name}: its provider has confirmed nothing yet"
+        if state.trouble:
+            return f"route {route.name}: {state.trouble}"
+        if new_percent(state) != part.traffic:
+            return f"route {route.name} to give it {part.traffic} %"
+    return ""
 
 
 def registered(view: ClusterView) -> dict[AppId, set[InstanceId]]:
