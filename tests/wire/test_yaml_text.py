@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -136,11 +139,22 @@ BOMBS = {
 }
 
 
+@contextmanager
+def without_older_garbage() -> Iterator[None]:
+    """Leave what other tests hold out of the collector's work: it is not the parser's."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_within_a_second(name: str) -> None:
-    start_s = time.process_time()
-    refusal(BOMBS[name])
-    assert time.process_time() - start_s < BOMB_LIMIT_S
+    with without_older_garbage():
+        start_s = time.process_time()
+        refusal(BOMBS[name])
+        assert time.process_time() - start_s < BOMB_LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -148,9 +162,10 @@ def test_bombs_are_refused_within_a_second(name: str) -> None:
     ["a: " + "b" * 1_000_000, "a: >\n" + "  b\n" * 200_000, "\n" * 1_000_000, "#" * 1_000_000, "a: " + "9" * 999_999],
 )
 def test_large_harmless_text_loads_within_a_second(text: str) -> None:
-    start_s = time.process_time()
-    load(text)
-    assert time.process_time() - start_s < BOMB_LIMIT_S
+    with without_older_garbage():
+        start_s = time.process_time()
+        load(text)
+        assert time.process_time() - start_s < BOMB_LIMIT_S
 
 
 def test_a_list_at_the_limit_of_nodes_loads() -> None:
