@@ -8,11 +8,12 @@ from typing import Any
 
 from hsu_cluster.planning.intents import deploy
 from hsu_cluster.planning.rollout_begin import rollout_of
+from hsu_core.model.analysis import Verdict
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import HaproxyProvider, RouteSpec, RouteState
 from hsu_core.model.spec import WorkerSpec
 from tests.planning.simulation import Cluster
-from tests.support.builders import SHOP, make_node, make_revision
+from tests.support.builders import SHOP, make_node, make_revision, make_worker
 
 
 class Shop:
@@ -83,3 +84,28 @@ class Shop:
     def codes(self) -> list[str]:
         """Return the codes of the events since the first revision."""
         return [code for code, _ in self.cluster.events][2:]
+
+
+def web(replicas: int = 4, strategy: str = "rolling", **rule: Any) -> WorkerSpec:
+    """Return a worker with a dynamic port; `rule` is of its rollout, surge one."""
+    return make_worker(
+        "web", replicas, ports=("http",), strategy=strategy, rollout={"max_surge": 1, **rule}, max_unavailable=0
+    )
+
+
+def is_over(rollout: Rollout) -> bool:
+    """Return whether it has ended."""
+    return rollout.is_over
+
+
+def waits_for(text: str) -> Callable[[Rollout], bool]:
+    """Return the condition that some worker waits for this."""
+    return lambda rollout: any(text in part.waits_for for part in rollout.workers)
+
+
+def judge(shop: Shop, place: str, verdict: Verdict) -> None:
+    """Let the run at this place end with a verdict."""
+    for key, run in shop.cluster.runs.items():
+        if f"-{place}-" in run.id:
+            shop.cluster.runs[key] = replace(run, verdict=verdict, finished_at=shop.cluster.now_s)
+    shop.cluster.touch()
