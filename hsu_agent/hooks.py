@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from hsu_agent.table import Table
 from hsu_core.model.errors import HsuError
 from hsu_core.model.hooks import HookName, HookSpec
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.ambient import REAL, Ambient
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,9 @@ class Hooks:
         mark: Callable[[InstanceId], None],
         fault: Callable[[InstanceId, Fault], None],
         settled: Callable[[Observed], None],
+        ambient: Ambient = REAL,
     ) -> None:
+        self._ambient = ambient
         self._table = table
         self._preparer = preparer
         self._capture = capture
@@ -187,7 +188,8 @@ class Hooks:
         if not failure or name is HookName.PRE_STOP:
             self._table.put(hook_changes.passed(observed, name))
         elif name is HookName.PRE_START:
-            times = time.monotonic(), time.time(), random.random()
+            now = self._ambient
+            times = now.monotonic(), now.wall(), now.uniform(0, 1)
             self._table.put(hook_changes.not_prepared(observed, order, failure, *times))
         elif name is HookName.POST_START:
             self._fault(instance, Fault(failure))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from hsu_core.model.assignment import Assignment, LastExit
 from hsu_core.model.errors import HsuError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.order import OrderSpec
+from hsu_core.runtime.ambient import REAL, Ambient
 from hsu_core.runtime.files import private_folder, write_atomically
 from hsu_core.wire.codec import from_plain, to_plain
 
@@ -76,7 +76,8 @@ class Remembered:
 class Ledger:
     """The open ledger; `agent` is the identity that marks this agent's processes."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, ambient: Ambient = REAL) -> None:
+        self._monotonic = ambient.monotonic
         folder = private_folder(data_dir / "ledger")
         self._path = folder / "journal.jsonl"
         self.agent = identity(folder / "agent-id")
@@ -262,11 +263,11 @@ class Ledger:
                 error,
             )
         self._is_behind = True
-        self._retry_at_s = time.monotonic() + RETRY_S
+        self._retry_at_s = self._monotonic() + RETRY_S
 
     def _compact(self) -> None:
         """Write the live records to a new file and go on in that."""
-        if self._is_behind and time.monotonic() < self._retry_at_s:
+        if self._is_behind and self._monotonic() < self._retry_at_s:
             return
         self._drop_unused_specs()
         content = b"".join(self._live())

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Set
 
 from hsu_agent import adopt, schedules
@@ -42,6 +40,7 @@ from hsu_core.model.errors import Bug, HsuError
 from hsu_core.model.hooks import HookName
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import ALIVE, State
+from hsu_core.runtime.ambient import REAL, Ambient
 from hsu_core.runtime.tasks import Wake
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,9 @@ class Supervisor:
         tasks: asyncio.TaskGroup,
         companions: Companions | None = None,
         notices: NotifySocket | None = None,
+        ambient: Ambient = REAL,
     ) -> None:
+        self._ambient = ambient
         self._host = host
         self._ledger = ledger
         self._capture = capture
@@ -73,18 +74,18 @@ class Supervisor:
         self._metrics = metrics
         self._companions = companions if companions is not None else Companions()
         self._looker = looker = Looker(Finder(host.boot_id, ledger.agent), tasks, self._on_found)
-        self._starter = Starter(host, ledger, capture, preparer, self._companions, looker)
-        self._probes = ProbeRunner(preparer, tasks, self._on_outcome, notices)
+        self._starter = Starter(host, ledger, capture, preparer, self._companions, looker, ambient)
+        self._probes = ProbeRunner(preparer, tasks, self._on_outcome, notices, ambient)
         self.table = table = Table(node)
         self.status, self.statuses, self._put = table.status, table.statuses, table.put
         self._desired, self._observed = self.desired, self.observed = table.desired, table.observed
         self._signals = Signals(host, table)
         self.send_signal = self._signals.send
-        self._turns = Turns(self._plan)
+        self._turns = Turns(self._plan, ambient)
         self.mark = self._turns.mark
-        self._hooks = Hooks(table, preparer, capture, tasks, self.mark, self.fault, self._remember_end)
+        self._hooks = Hooks(table, preparer, capture, tasks, self.mark, self.fault, self._remember_end, ambient)
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
-        self._sweeper = Sweeper(self._remove)
+        self._sweeper = Sweeper(self._remove, ambient)
         self._strays: dict[InstanceId, tuple[Found, ...]] = {}
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
@@ -130,7 +131,7 @@ class Supervisor:
 
     def _adopt(self, observed: Observed, process: Process) -> None:
         """Hold an instance whose process an earlier agent started: watch it, or find out how it ended."""
-        instance, now_s, at = observed.instance, time.monotonic(), time.time()
+        instance, now_s, at = observed.instance, self._ambient.monotonic(), self._ambient.wall()
         adopted = changes.adopted(observed, process, now_s, at)
         if self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
             self._ledger.put_process(instance, process)
@@ -141,7 +142,7 @@ class Supervisor:
             return
         reason = "ended while no agent was running: its exit code is not known"
         last_exit = self._host.exit_of(process) or LastExit(at=at, reason=reason)
-        self._put(changes.exited(adopted, last_exit, now_s, random.random()))
+        self._put(changes.exited(adopted, last_exit, now_s, self._ambient.uniform(0, 1)))
 
     def settle_strays(self, named: Set[InstanceId]) -> None:
         """Decide about processes that the ledger does not tell of; `named` are all instances of this node.
@@ -178,7 +179,7 @@ class Supervisor:
         self._hooks.stop(instance)
         self._capture.drain_now(instance)
         last_exit = self._companions.ended(instance, last_exit)
-        ended = changes.exited(observed, last_exit, time.monotonic(), random.random())
+        ended = changes.exited(observed, last_exit, self._ambient.monotonic(), self._ambient.uniform(0, 1))
         self._put(ended)
         self._remember_end(ended)
         if instance in self._emptied:
@@ -197,7 +198,7 @@ class Supervisor:
         before = self._observed.get(instance)
         if before is None:
             return
-        after = changes.probed(before, kind, outcome, time.monotonic(), time.time())
+        after = changes.probed(before, kind, outcome, self._ambient.monotonic(), self._ambient.wall())
         if after is before:
             return
         self._put(after)
@@ -211,7 +212,7 @@ class Supervisor:
     def fault(self, instance: InstanceId, fault: Fault) -> None:
         """End the process of an instance because a rule of this agent says so; the plan does the rest."""
         before = self._observed.get(instance)
-        if before is None or (after := changes.faulted(before, fault, time.monotonic())) is before:
+        if before is None or (after := changes.faulted(before, fault, self._ambient.monotonic())) is before:
             return
         log.warning("%s: %s", instance, fault.text)
         self._put(after)
@@ -224,7 +225,7 @@ class Supervisor:
             return
         for _ in range(STEPS_LIMIT):
             found = self._desired.get(instance), self._observed.get(instance)
-            step = reconcile.plan_instance(instance, *found, time.monotonic(), time.time())
+            step = reconcile.plan_instance(instance, *found, self._ambient.monotonic(), self._ambient.wall())
             if step.wake_at_s is not None:
                 self._turns.wake_at(step.wake_at_s, instance)
             if not step.actions:
@@ -234,7 +235,7 @@ class Supervisor:
         raise Bug(f"settle {instance}", f"its plan went on for {STEPS_LIMIT} steps")
 
     def _apply(self, action: reconcile.Action) -> None:
-        instance, at = action.instance, time.time()
+        instance, at = action.instance, self._ambient.wall()
         if isinstance(action, reconcile.Register):
             self._put(Observed(instance, changed_at=at))
             return
@@ -267,27 +268,28 @@ class Supervisor:
 
     def _spawn(self, observed: Observed, order: Desired) -> None:
         instance = observed.instance
-        started_s = time.monotonic()
+        started_s = self._ambient.monotonic()
         try:
             process = self._starter.start(observed, order, self.table.spec_key(instance, order))
         except (HsuError, OSError) as error:
             if not isinstance(error, NotYetFound):  # that is no failure: it is looked for in the background
                 log.warning("%s: %s", instance, error)
                 self._metrics.spawn_failures.inc()
-            times = time.monotonic(), time.time(), random.random()
+            times = self._ambient.monotonic(), self._ambient.wall(), self._ambient.uniform(0, 1)
             text = error.sentence if isinstance(error, HsuError) else str(error)
             self._put(changes.spawn_failed(observed, order, text, *times, busy_numbers(error)))
             return
-        spawned = changes.spawned(observed, order, process, time.monotonic(), process.started_at)
+        spawned = changes.spawned(observed, order, process, self._ambient.monotonic(), process.started_at)
         if spawned.restarts > observed.restarts:
             self._metrics.restarts.inc()
         self._put(spawned)
         if not self._host.watch(instance, process, lambda last_exit: self._on_exit(instance, process.run, last_exit)):
-            self._on_exit(instance, process.run, LastExit(at=time.time(), reason="ended as soon as it was found"))
+            at = self._ambient.wall()
+            self._on_exit(instance, process.run, LastExit(at=at, reason="ended as soon as it was found"))
             return  # only a process of somebody else can be gone before it is waited for
         self._companions.started(instance, order, process)
         self._run_probes(spawned)
-        self._metrics.spawn_seconds.observe(time.monotonic() - started_s)
+        self._metrics.spawn_seconds.observe(self._ambient.monotonic() - started_s)
 
     def _run_probes(self, observed: Observed) -> None:
         if observed.order is None or not observed.is_alive or observed.state not in ALIVE:
@@ -300,10 +302,10 @@ class Supervisor:
         instance = observed.instance
         self._probes.stop(instance)
         self._hooks.stop(instance)
-        now_s = time.monotonic()
+        now_s = self._ambient.monotonic()
         if isinstance(action, reconcile.SignalStop):
             self._signals.stop(observed, action.signal)
-        times = now_s + action.grace_s, now_s, random.random(), time.time()
+        times = now_s + action.grace_s, now_s, self._ambient.uniform(0, 1), self._ambient.wall()
         stopping = changes.stop_sent(observed, action.event, *times)
         if isinstance(action, reconcile.BeginStop) and observed.order is not None:
             stopping = hook_changes.stop_begun(stopping, action.signal)
@@ -329,7 +331,7 @@ class Supervisor:
 
     def _tree_is_empty(self, instance: InstanceId) -> None:
         before = self._observed[instance]
-        observed = changes.tree_empty(before, time.time())
+        observed = changes.tree_empty(before, self._ambient.wall())
         self._put(observed)
         if observed.state is not before.state:
             self._remember_end(observed)
@@ -366,7 +368,7 @@ class Supervisor:
         self._probes.stop(observed.instance)
         if observed.process is not None:
             self._host.unwatch(observed.process)
-        released = changes.released(observed, action.event, action.reason, time.time())
+        released = changes.released(observed, action.event, action.reason, self._ambient.wall())
         self._put(released)
         self._remember_end(released)
 

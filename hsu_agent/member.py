@@ -9,6 +9,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 from hsu_agent.host.base import Host
 from hsu_agent.ledger import Ledger
@@ -18,7 +19,7 @@ from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.planning import stop as stop_rules
-from hsu_agent.sync import Sync
+from hsu_agent.sync import Sync, dialing_masters
 from hsu_agent.sync import tls_context as tls_context
 from hsu_agent.version import program_version
 from hsu_core.model.enforcement import HostLayout
@@ -56,7 +57,7 @@ async def obey_cluster(
         ledger=ledger,
         capture=capture,
         metrics=metrics,
-        tls=tls,
+        dialing=partial(dialing_masters, tls),
     )
     server = await serve_cluster_member(supervisor, settings.data_dir, book)
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 
 from hsu_agent.companions import Companions
 from hsu_agent.finder import Looker
@@ -20,6 +19,7 @@ from hsu_agent.planning import observed as changes
 from hsu_agent.planning.observed import Desired, Observed, Process
 from hsu_core.model.errors import ProcessError
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.ambient import REAL, Ambient
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Starter:
         preparer: Preparer,
         companions: Companions,
         looker: Looker,
+        ambient: Ambient = REAL,
     ) -> None:
         self._host = host
         self._ledger = ledger
@@ -43,7 +44,7 @@ class Starter:
         self._companions = companions
         self._looker = looker
         self._run_number = 0
-        self._run_prefix = f"{os.getpid():x}-{time.time_ns():x}"
+        self._run_prefix = ambient.token(8)
 
     def attach(self, instance: InstanceId, order: Desired) -> None:
         """Drain the pipes of an instance; if that fails, its first start tells why."""

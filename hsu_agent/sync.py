@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
-import time
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import aiohttp
 
@@ -24,7 +25,9 @@ from hsu_agent.metrics import AgentMetrics
 from hsu_agent.orders import Obedience, SessionEnded
 from hsu_core.model.errors import HsuError, InvalidSettings
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.ambient import REAL, Ambient
 from hsu_core.runtime.settings import AgentSettings
+from hsu_core.runtime.sockets import Socket
 from hsu_core.runtime.tasks import Wake
 from hsu_core.wire import frames
 from hsu_core.wire.codec import FRAME_LIMIT_BYTES
@@ -59,6 +62,10 @@ REPORT_LIMIT = 5_000
 """Most statuses in one frame of changes: about 1.5 MB, below the limit of a frame."""
 
 
+Dial = Callable[[str, str], Awaitable[Socket]]
+"""Opens the WebSocket of a URL with a token. Raises OSError, TimeoutError, or what aiohttp does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a dial ended. `urls`: dial these at once. `wait_s`: wait this long first. `text`: for the log.
@@ -84,9 +91,11 @@ class Sync:
         ledger: Ledger,
         capture: Capture,
         metrics: AgentMetrics,
-        tls: ssl.SSLContext | bool = True,
+        dialing: Callable[[], AbstractAsyncContextManager[Dial]] | None = None,
+        ambient: Ambient = REAL,
     ) -> None:
-        self._tls = tls
+        self._dialing = dialing if dialing is not None else partial(dialing_masters, True)
+        self._ambient = ambient
         self._settings = settings
         self._hello = hello
         self._supervisor = supervisor
@@ -108,17 +117,16 @@ class Sync:
         """Keep a session open until `stop` is set, then say good-bye."""
         self._is_stopping_workers = is_stopping_workers
         masters = deque(self._settings.masters)
-        masters.rotate(-random.randrange(max(1, len(masters))))
+        masters.rotate(-int(self._ambient.uniform(0, len(masters))))
         next_urls: deque[str] = deque()
         delay_s, hops, last_text = RETRY_BASE_S, 0, ""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=FIRST_ANSWER_S)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+        async with self._dialing() as dial:
             while not stop.is_set() and masters:
                 if not next_urls:
                     next_urls.append(masters[0])
                     masters.rotate(-1)
                 url = next_urls.popleft()
-                outcome = await self._dial(http, url, stop)
+                outcome = await self._dial(dial, url, stop)
                 self._ledger.flush()
                 if outcome.lasted_s is not None:
                     next_urls.clear()
@@ -138,9 +146,9 @@ class Sync:
                 hops = 0
                 wait_s = outcome.wait_s if outcome.wait_s is not None else delay_s
                 delay_s = min(RETRY_CEILING_S, delay_s * 2)
-                await _wait(stop, wait_s * random.uniform(0.5, 1.0))
+                await _wait(stop, wait_s * self._ambient.uniform(0.5, 1.0))
 
-    async def _dial(self, http: aiohttp.ClientSession, url: str, stop: asyncio.Event) -> Outcome:
+    async def _dial(self, dial: Dial, url: str, stop: asyncio.Event) -> Outcome:
         """Hold one session; return why it ended."""
         try:
             token = self._settings.token_file.read_text().strip()
@@ -149,13 +157,7 @@ class Sync:
         session = _Session(self, stop)
         try:
             async with asyncio.timeout(FIRST_ANSWER_S):
-                socket = await http.ws_connect(
-                    url.rstrip("/") + SESSION_PATH,
-                    headers={"authorization": f"Bearer {token}"},
-                    max_msg_size=FRAME_LIMIT_BYTES,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
-                    ssl=self._tls,
-                )
+                socket = await dial(url.rstrip("/") + SESSION_PATH, token)
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
                 text = f"the master refuses the token of {self._settings.token_file} (HTTP {error.status})"
@@ -210,9 +212,9 @@ class _Session:
     def __init__(self, sync: Sync, stop: asyncio.Event) -> None:
         self._sync = sync
         self._stop = stop
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: Socket | None = None
 
-    async def hold(self, socket: aiohttp.ClientWebSocketResponse) -> Outcome:
+    async def hold(self, socket: Socket) -> Outcome:
         """Speak until one side ends it."""
         self._socket = socket
         loop = asyncio.get_running_loop()
@@ -274,7 +276,7 @@ class _Session:
             self._sync._metrics.loop_lag_seconds.set(max(0.0, loop.time() - due_s))
             due_s = max(due_s + beat_s, loop.time())
             self._sync._ledger.flush()
-            await self._send(frames.Beat(time.monotonic()))
+            await self._send(frames.Beat(self._sync._ambient.monotonic()))
 
     async def _report(self) -> None:
         while True:
@@ -307,6 +309,24 @@ class _Session:
     async def _send(self, frame: frames.Frame) -> None:
         assert self._socket is not None
         await self._socket.send_bytes(frames.encode_frame(frame))
+
+
+@asynccontextmanager
+async def dialing_masters(tls: ssl.SSLContext | bool) -> AsyncIterator[Dial]:
+    """Give the dial of a real network, for the time of the context; `tls` as from `tls_context`."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=FIRST_ANSWER_S)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+
+        async def dial(url: str, token: str) -> Socket:
+            return await http.ws_connect(
+                url,
+                headers={"authorization": f"Bearer {token}"},
+                max_msg_size=FRAME_LIMIT_BYTES,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                ssl=tls,
+            )
+
+        yield dial
 
 
 def tls_context(settings: AgentSettings) -> ssl.SSLContext | bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections.abc import Callable
 
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.ambient import REAL, Ambient
 
 SWEEP_PAUSE_S = 0.05
 """Between two turns of removing what gone instances left on the disk."""
@@ -19,8 +19,9 @@ SWEEP_BUDGET_S = 0.005
 class Timers:
     """Calls `on_due` with an instance at the (monotonic) times asked for; one timer of the loop serves all."""
 
-    def __init__(self, on_due: Callable[[InstanceId], None]) -> None:
+    def __init__(self, on_due: Callable[[InstanceId], None], ambient: Ambient = REAL) -> None:
         self._on_due = on_due
+        self._monotonic = ambient.monotonic
         self._due: list[tuple[float, InstanceId]] = []
         self._handle: asyncio.TimerHandle | None = None
 
@@ -33,11 +34,11 @@ class Timers:
     def _set(self) -> None:
         self.close()
         if self._due:
-            wait_s = max(0.0, self._due[0][0] - time.monotonic())
+            wait_s = max(0.0, self._due[0][0] - self._monotonic())
             self._handle = asyncio.get_running_loop().call_later(wait_s, self._ring)
 
     def _ring(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._monotonic()
         while self._due and self._due[0][0] <= now_s:
             self._on_due(heapq.heappop(self._due)[1])
         self._set()
@@ -52,8 +53,9 @@ class Timers:
 class Sweeper:
     """Calls `remove` for instances some time later, a few milliseconds at a time: they are in nobody's way."""
 
-    def __init__(self, remove: Callable[[InstanceId], None]) -> None:
+    def __init__(self, remove: Callable[[InstanceId], None], ambient: Ambient = REAL) -> None:
         self._remove = remove
+        self._monotonic = ambient.monotonic
         self._waiting: dict[InstanceId, None] = {}
         self._handle: asyncio.TimerHandle | None = None
 
@@ -65,8 +67,8 @@ class Sweeper:
 
     def _sweep(self) -> None:
         self._handle = None
-        started_s = time.monotonic()
-        while self._waiting and time.monotonic() - started_s < SWEEP_BUDGET_S:
+        started_s = self._monotonic()
+        while self._waiting and self._monotonic() - started_s < SWEEP_BUDGET_S:
             instance = next(iter(self._waiting))
             del self._waiting[instance]
             self._remove(instance)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
 from hsu_agent.host.base import Host
 from hsu_agent.planning.observed import Process
 from hsu_agent.timers import Timers
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.ambient import REAL, Ambient
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,13 @@ RETRY_CEILING_S = 60.0
 class Turns:
     """Calls `plan` once for each marked instance; what one of them raises does not reach the others."""
 
-    def __init__(self, plan: Callable[[InstanceId], None]) -> None:
+    def __init__(self, plan: Callable[[InstanceId], None], ambient: Ambient = REAL) -> None:
         self._plan = plan
+        self._monotonic = ambient.monotonic
         self._loop = asyncio.get_running_loop()
         self._marked: dict[InstanceId, None] = {}
         self._pauses_s: dict[InstanceId, float] = {}
-        self._timers = Timers(self.mark)
+        self._timers = Timers(self.mark, ambient)
         self._is_due = False
         self._is_closed = False
 
@@ -53,8 +54,8 @@ class Turns:
 
     def _turn(self) -> None:
         self._is_due = False
-        started_s = time.monotonic()
-        while self._marked and not self._is_closed and time.monotonic() - started_s <= TURN_BUDGET_S:
+        started_s = self._monotonic()
+        while self._marked and not self._is_closed and self._monotonic() - started_s <= TURN_BUDGET_S:
             instance = next(iter(self._marked))
             del self._marked[instance]
             try:
@@ -64,7 +65,7 @@ class Turns:
                 pause_s = self._pauses_s.get(instance, RETRY_S)
                 self._pauses_s[instance] = min(pause_s * 2, RETRY_CEILING_S)
                 log.exception("%s is left as it is and looked at again in %g s", instance, pause_s)
-                self.wake_at(time.monotonic() + pause_s, instance)
+                self.wake_at(self._monotonic() + pause_s, instance)
         self._set()
 
     def close(self) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -39,6 +37,7 @@ from hsu_core.model.spec import (
     ProcessCheck,
     TcpCheck,
 )
+from hsu_core.runtime.ambient import REAL, Ambient
 
 OnOutcome = Callable[[InstanceId, ProbeKind, Outcome], None]
 
@@ -67,8 +66,14 @@ class ProbeRunner:
     """Owns the probe tasks. They live in the caller's task group and end with it."""
 
     def __init__(
-        self, preparer: Preparer, tasks: asyncio.TaskGroup, on_outcome: OnOutcome, notices: NotifySocket | None = None
+        self,
+        preparer: Preparer,
+        tasks: asyncio.TaskGroup,
+        on_outcome: OnOutcome,
+        notices: NotifySocket | None = None,
+        ambient: Ambient = REAL,
     ) -> None:
+        self._ambient = ambient
         self._preparer = preparer
         self._tasks = tasks
         self._on_outcome = on_outcome
@@ -121,7 +126,7 @@ class ProbeRunner:
             self._on_outcome(instance, kind, Outcome(True, "process: alive"))
 
     async def _repeat(self, instance: InstanceId, order: Desired, kind: ProbeKind, probe: Probe) -> None:
-        await asyncio.sleep(probe.initial_delay_s + random.uniform(0, SPREAD_S))
+        await asyncio.sleep(probe.initial_delay_s + self._ambient.uniform(0, SPREAD_S))
         tries, has_passed = 0, False
         is_command = any(isinstance(check, ExecCheck) for check in parts(probe.check))
         slots = self._commands if is_command else self._connections
@@ -132,13 +137,13 @@ class ProbeRunner:
             has_passed = has_passed or outcome.is_passed
             delay_s = next_delay_s(probe, tries, has_passed)
             tries += 1
-            await asyncio.sleep(delay_s * random.uniform(1 - PERIOD_JITTER, 1 + PERIOD_JITTER))
+            await asyncio.sleep(delay_s * self._ambient.uniform(1 - PERIOD_JITTER, 1 + PERIOD_JITTER))
 
     async def _listen(self, instance: InstanceId, kind: ProbeKind, probe: Probe) -> None:
         """Pass on what the worker says, when it says it, and its silence once per period."""
         notices, period_s = self._notices, probe.period_s
         await asyncio.sleep(probe.initial_delay_s)
-        since_s = time.monotonic()
+        since_s = self._ambient.monotonic()
         while notices is not None:
             outcome = notices.outcome(instance, kind, period_s, since_s)
             for _ in range(probe.success_threshold if outcome is not None and outcome.is_passed else 1):

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aiohttp import web
-
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook
@@ -24,6 +22,7 @@ from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
 from hsu_core.model.ids import InstanceId, is_node_name
 from hsu_core.model.node import NodeRecord, NodeState
+from hsu_core.runtime.sockets import Socket
 from hsu_core.store.base import Operation, Put
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
@@ -114,12 +113,12 @@ class Hub:
 
     def wake_sessions(self, nodes: Iterable[str]) -> None:
         """Let the sessions of these nodes look for new orders."""
-        for name in nodes:
+        for name in sorted(nodes):
             session = self._sessions.get(name)
             if session is not None:
                 session.wake()
 
-    async def serve(self, socket: web.WebSocketResponse, hello: Hello) -> None:
+    async def serve(self, socket: Socket, hello: Hello) -> None:
         """Admit an agent and serve it until its session ends."""
         refusal = self._refusal(hello)
         if refusal is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.records import MasterAdvert
 from hsu_core.model.view import ClusterView, Plan
+from hsu_core.runtime.ambient import REAL, Ambient
+from hsu_core.runtime.sockets import Socket
 from hsu_core.runtime.tasks import Wake, keep_running
 from hsu_core.store.base import Resync, Store
 from hsu_core.store.campaign import Campaign, Leadership
@@ -76,8 +77,7 @@ class LeaderService:
         incarnation: str,
         times: LeaderTimes,
         *,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        ambient: Ambient = REAL,
         chores: Callable[[], Awaitable[object]] | None = None,
         can_execute: bool = False,
         allow_templates: bool = False,
@@ -86,8 +86,9 @@ class LeaderService:
         self._advert = advert
         self._incarnation = incarnation
         self._times = times
-        self._clock = clock
-        self._monotonic = monotonic
+        self._ambient = ambient
+        self._clock = ambient.wall
+        self._monotonic = ambient.monotonic
         self._chores = chores
         self._can_execute = can_execute
         self._allow_templates = allow_templates
@@ -151,6 +152,11 @@ class LeaderService:
         """Serve an agent; a standby tells it where the leader is."""
         socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT_BYTES, autoping=True, timeout=1.0)
         await socket.prepare(request)
+        await self.serve(socket)
+        return socket
+
+    async def serve(self, socket: Socket) -> None:
+        """Speak with an agent over an open socket until one side ends it."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 message = await socket.receive()
@@ -166,7 +172,6 @@ class LeaderService:
                 urls = (self._leader.url,) if self._leader is not None else ()
                 await socket.send_bytes(encode_frame(Redirect(urls)))
         await socket.close()
-        return socket
 
     async def _wait_for_leader(self) -> None:
         """Wait a little while nobody leads: cheaper for both sides than a new connection."""
@@ -185,12 +190,13 @@ class LeaderService:
     async def run(self) -> None:
         """Watch who leads and campaign, until cancelled; then hand over leadership."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                keep_running("watch the leader key", self._watch_leader, expected=(StoreError,)), name="watch-leader"
-            )
-            group.create_task(
-                keep_running("lead", self._campaign_and_lead, expected=(StoreError,), ceiling_s=1.0), name="lead"
-            )
+            for name, what, work, ceiling_s in (
+                ("watch-leader", "watch the leader key", self._watch_leader, 10.0),
+                ("lead", "lead", self._campaign_and_lead, 1.0),
+            ):
+                uniform = self._ambient.uniform
+                running = keep_running(what, work, expected=(StoreError,), ceiling_s=ceiling_s, uniform=uniform)
+                group.create_task(running, name=name)
 
     async def _watch_leader(self) -> None:
         while True:
@@ -215,6 +221,7 @@ class LeaderService:
             ttl_s,
             progress_limit_s=ttl_s,
             monotonic=self._monotonic,
+            uniform=self._ambient.uniform,
         ) as campaign:
             while True:
                 leadership = await campaign.acquire()
@@ -232,7 +239,7 @@ class LeaderService:
         self._term = leadership.term
         log.info("leading in term %d", leadership.term, extra={"term": leadership.term})
         wake = Wake()
-        writer = FencedWriter(self._store, leadership.fence(), self._clock)
+        writer = FencedWriter(self._store, leadership.fence(), self._clock, self._ambient.token)
         hub: Hub | None = None
         measurer: Measurer | None = None
 

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import HsuError, NodeUnreachable, TooMany
 from hsu_core.model.ids import InstanceId
+from hsu_core.runtime.sockets import Socket
 from hsu_core.runtime.tasks import Wake
 from hsu_core.wire.codec import Undecodable, encode
 from hsu_core.wire.frames import (
@@ -54,6 +55,9 @@ ASK_TIMEOUT_S = 10.0
 """Longest wait for the answer to a signal, or for the first bytes of a log."""
 
 
+_ENDS = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED)
+
+
 class SessionHost(Protocol):
     """What a session needs of its hub."""
 
@@ -84,7 +88,7 @@ class Session:
 
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: Socket,
         hello: Hello,
         term: int,
         host: SessionHost,
@@ -137,7 +141,7 @@ class Session:
             log.debug("node %s: the connection did not close in time", self.node)
 
     async def _receive(self) -> None:
-        async for message in self._socket:
+        while (message := await self._socket.receive()).type not in _ENDS:
             if message.type is not WSMsgType.BINARY:
                 continue
             self.last_frame_s = self._monotonic()

@@ -115,7 +115,7 @@ class StatusBook:
 
     def _forget_others(self, node: str, told: set[InstanceId]) -> None:
         """Queue the end of every status of the node that its full report does not name."""
-        for instance in self._snapshot.statuses_of.get(node, {}).keys() - told:
+        for instance in sorted(self._snapshot.statuses_of.get(node, {}).keys() - told):
             self._queue(Delete(keys.status(instance, node)))
         told_keys = {keys.status(instance, node) for instance in told}
         for key, operation in (self._writing | self._pending).items():

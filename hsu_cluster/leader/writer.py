@@ -22,7 +22,10 @@ BATCH_LIMIT_BYTES = 512 * 1024
 class FencedWriter:
     """Writes of one leadership, one transaction at a time."""
 
-    def __init__(self, store: Store, fence: Compare, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, fence: Compare, clock: Callable[[], float], token: Callable[[int], str] = secrets.token_hex
+    ) -> None:
+        self._token = token
         self._store = store
         self._fence = fence
         self._clock = clock
@@ -50,7 +53,7 @@ class FencedWriter:
         """Return the operation that records an event."""
         at_s = self._clock()
         record = EventRecord(at_s, code, subject, text, namespace, app, node, actor="leader")
-        return Put(keys.event(at_s, secrets.token_hex(4)), encode(record))
+        return Put(keys.event(at_s, self._token(4)), encode(record))
 
 
 def _batches(operations: Sequence[Operation]) -> Iterator[list[Operation]]:

@@ -17,6 +17,7 @@ async def keep_running(
     base_s: float = 0.2,
     ceiling_s: float = 10.0,
     expected: tuple[type[Exception], ...] = (),
+    uniform: Callable[[float, float], float] = random.uniform,
 ) -> None:
     """Run `work` until it returns; after an error in `expected` wait (with jitter, doubling) and run it again.
 
@@ -32,7 +33,7 @@ async def keep_running(
             if asyncio.get_running_loop().time() - started > ceiling_s:
                 delay_s = base_s
             log.warning("%s: %s; trying again in %.1f s", name, error, delay_s)
-        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+        await asyncio.sleep(delay_s * uniform(0.5, 1.0))
         delay_s = min(delay_s * 2, ceiling_s)
 
 

@@ -123,7 +123,9 @@ class Campaign:
         margin_s: float = MARGIN_S,
         progress_limit_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        self._uniform = uniform
         self.key = key
         self.value = value
         self.ttl_s = ttl_s
@@ -160,7 +162,7 @@ class Campaign:
                 pause_s = RETRY_S
             except HsuError as error:
                 _LOG.warning("cannot run for leader now: %s", error)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                await asyncio.sleep(pause_s * self._uniform(0.5, 1.0))
                 pause_s = min(pause_s * 2, RETRY_LIMIT_S)
                 continue
             if leadership is not None:

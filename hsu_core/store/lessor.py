@@ -6,7 +6,7 @@ The store asks which leases have expired and deletes their keys in an ordinary c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -19,7 +19,8 @@ class _Record:
 class Lessor:
     """The leases that are alive, each with its TTL and its deadline on the caller's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, randbits: Callable[[int], int] = secrets.randbits) -> None:
+        self._randbits = randbits
         self._records: dict[int, _Record] = {}
 
     def load(self, ttls_s: Mapping[int, float], now_s: float) -> None:
@@ -31,7 +32,7 @@ class Lessor:
         """Return a random lease id (positive, 62 bits) that is neither alive nor in `taken`."""
         refused = set(taken)
         while True:
-            lease = secrets.randbits(62)
+            lease = self._randbits(62)
             if lease and lease not in self._records and lease not in refused:
                 return lease
 

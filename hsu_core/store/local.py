@@ -72,9 +72,10 @@ class LocalStore(ABC):
         history_revisions: int = HISTORY_REVISIONS,
         cluster_id: str = "",
         version: str = "",
+        randbits: Callable[[int], int] = secrets.randbits,
     ) -> None:
         self._state = state
-        self._lessor = Lessor()
+        self._lessor = Lessor(randbits)
         self._hub = WatchHub(state)
         self._monotonic = monotonic
         self._history_revisions = history_revisions

@@ -68,18 +68,18 @@ class WatchHub:
 
     def __init__(self, state: Mvcc) -> None:
         self._state = state
-        self._watches: set[LocalWatch] = set()
+        self._watches: dict[LocalWatch, None] = {}  # in the order they were opened
 
     @asynccontextmanager
     async def open(self, prefix: str, after_revision: int, check_open: Callable[[], None]) -> AsyncIterator[Watch]:
         """Give a watch for the time of the context; `check_open` raises if the store is closed."""
         check_open()
         watch = LocalWatch(self._state, prefix, after_revision)
-        self._watches.add(watch)
+        self._watches[watch] = None
         try:
             yield watch
         finally:
-            self._watches.discard(watch)
+            self._watches.pop(watch, None)
 
     def notice(self, commits: Sequence[Commit]) -> None:
         """Tell every watch about commits that have just been published."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +18,7 @@ class MemoryStore(LocalStore):
     """A store whose every call takes effect at once.
 
     `monotonic` is the clock of its leases, in seconds. `history_revisions` is how many revisions
-    are kept before old ones are compacted by themselves.
+    are kept before old ones are compacted by themselves. `randbits` gives the ids of leases.
     """
 
     backend = "memory"
@@ -27,8 +28,9 @@ class MemoryStore(LocalStore):
         *,
         monotonic: Callable[[], float] = time.monotonic,
         history_revisions: int = HISTORY_REVISIONS,
+        randbits: Callable[[int], int] = secrets.randbits,
     ) -> None:
-        super().__init__(Mvcc(), monotonic=monotonic, history_revisions=history_revisions)
+        super().__init__(Mvcc(), monotonic=monotonic, history_revisions=history_revisions, randbits=randbits)
 
     async def _submit(self, apply: Callable[[Staged], T], timeout_s: float) -> T:
         self._check_open()
