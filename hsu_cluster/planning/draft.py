@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from hsu_cluster.planning.departure import Departure, departure_of
 from hsu_cluster.planning.failover import is_mass_loss
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.slots import Desired
@@ -110,6 +111,16 @@ class Draft:
         intent = self.view.node_intents.get(node)
         return intent is not None and intent.is_draining
 
+    @cached_property
+    def has_departures(self) -> bool:
+        """Return whether anything is to leave a node that lives."""
+        return any(intent.is_draining for intent in self.view.node_intents.values())
+
+    def departure(self, assignment: Assignment) -> Departure | None:
+        """Return why an instance is to leave its node (None: it stays)."""
+        intent = self.view.node_intents.get(assignment.node)
+        return None if intent is None else departure_of(intent, self.now_s)
+
     def status(self, assignment: Assignment) -> InstanceStatus | None:
         """Return what the assigned node observed of the slot."""
         return self.statuses.get(assignment.instance, {}).get(assignment.node)
@@ -125,6 +136,8 @@ class Draft:
         desired: Desired,
         ports: Ports,
         why: str,
+        *,
+        is_extra: bool = False,
     ) -> None:
         """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
         previous = self.view.assignments.get(instance)
@@ -140,6 +153,7 @@ class Draft:
             desired.generation,
             ports,
             desired.is_stopped,
+            is_extra or (previous is not None and previous.is_extra),
         )
         self._puts[instance] = PutAssignment(assignment, previous_epoch, why)
 

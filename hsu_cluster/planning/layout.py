@@ -150,13 +150,16 @@ def _layout(
     if part.stage in (Stage.DONE, Stage.PROMOTED) or old is None or part.strategy in ("initial", "in-place"):
         return _at_rest(new, old, part)
     surge, floor = limits_of(new.spec, replicas)
+    is_firm = is_floor_firm(new.spec, surge)
     if part.stage is Stage.WAITING:
-        return Layout(new, old, (SlotSet(part.stable_base, replicas, 0, surge, floor, False),))
+        shape = SlotSet(part.stable_base, replicas, 0, surge, floor, False)
+        return Layout(new, old, (shape,), is_fallback_allowed=not is_firm)
     if part.has_two_sets:
         replicas = min(replicas, abs(part.new_base - part.stable_base))  # the sets must not run into each other
         second = SlotSet(part.new_base, second_size(new.spec, part, replicas), None, 0, 0)
         second = replace(second, fresh=second.size)
-        return Layout(new, old, (SlotSet(part.stable_base, replicas, 0, surge, floor, False), second))
+        first = SlotSet(part.stable_base, replicas, 0, surge, floor, False)
+        return Layout(new, old, (first, second), is_fallback_allowed=not is_firm)
     is_recreated = part.strategy == "recreate"
     surge = 0 if is_recreated else surge
     fresh: int | None = replicas
@@ -186,6 +189,14 @@ def limits_of(spec: WorkerSpec, replicas: int) -> tuple[int, int]:
     return surge, max(0, replicas - unavailable)
 
 
+def is_floor_firm(spec: WorkerSpec, surge: int) -> bool:
+    """Return whether nobody may be away even where nothing fits beside it: `max_unavailable: 0`, said in so many words.
+
+    What gets no helping slot must be away while it is replaced, whatever was said.
+    """
+    return spec.rollout.max_unavailable == 0 and surge > 0
+
+
 def may_run_twice(spec: WorkerSpec) -> bool:
     """Return whether an instance more than asked for may run beside the others for a while."""
     return spec.guarantee is not Guarantee.STRICT and spec.schedule is None and spec.unmanaged is None
@@ -207,12 +218,12 @@ def second_size(spec: WorkerSpec, part: WorkerRollout, replicas: int) -> int:
 def _at_rest(new: WorkerTarget, old: WorkerTarget | None, part: WorkerRollout) -> Layout:
     """Return one set of the new revision; beside it the old set, until it has been given its time."""
     surge, floor = limits_of(new.spec, new.replicas)
-    is_holy = new.spec.rollout.max_unavailable == 0 and surge > 0
-    sets = [SlotSet(part.new_base, new.replicas, new.replicas, surge if is_holy else 0, floor)]
+    is_firm = is_floor_firm(new.spec, surge)
+    sets = [SlotSet(part.new_base, new.replicas, new.replicas, surge if is_firm else 0, floor)]
     if part.stage is Stage.PROMOTED and part.has_two_sets and old is not None:
         sets.append(SlotSet(part.stable_base, new.replicas, 0, 0, 0))
-        return Layout(new, old, tuple(sets))
-    return Layout(new, None, tuple(sets), is_fallback_allowed=not is_holy)
+        return Layout(new, old, tuple(sets), is_fallback_allowed=not is_firm)
+    return Layout(new, None, tuple(sets), is_fallback_allowed=not is_firm)
 
 
 def _departing(old: WorkerTarget | None, part: WorkerRollout) -> Layout | None:
@@ -231,9 +242,10 @@ def _way_back(
         return Layout(new, None, (), is_back=True) if new is not None else None
     surge, floor = limits_of(old.spec, old.replicas)
     is_recreated = part.strategy == "recreate"
-    surge = 0 if rollout.is_over or is_recreated else surge
+    is_firm = is_floor_firm(old.spec, surge) and rollout.is_over
+    surge = 0 if is_recreated or (rollout.is_over and not is_firm) else surge
     sets = [SlotSet(part.stable_base, old.replicas, 0, surge, floor, False, is_recreated)]
     if part.has_two_sets and part.stage is not Stage.DONE and new is not None:
         size = second_size(new.spec, part, new.replicas)
         sets.append(SlotSet(part.new_base, size, size, 0, 0))
-    return Layout(new, old, tuple(sets), is_back=True)
+    return Layout(new, old, tuple(sets), is_back=True, is_fallback_allowed=not is_firm)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from hsu_cluster.planning.departure import Departure
 from hsu_cluster.planning.departures import may_drop
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.node_table import Demand, fits, pick_ports
@@ -36,7 +37,12 @@ class Slot:
     status: InstanceStatus | None
     is_available: bool
     is_lost: bool
-    is_draining: bool
+    departure: Departure | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether it must not stay on its node."""
+        return self.departure is not None
 
 
 def read_slot(draft: Draft, target: WorkerTarget, number: int, present: WorkerTarget | None = None) -> Slot:
@@ -44,7 +50,7 @@ def read_slot(draft: Draft, target: WorkerTarget, number: int, present: WorkerTa
     assignment = draft.assigned.get((target.app, target.spec.id), {}).get(number)
     desired = target.desired(number, assignment)
     if assignment is None:
-        return Slot(target.instance(number), desired, None, None, False, False, False)
+        return Slot(target.instance(number), desired, None, None, False, False)
     status = draft.status(assignment)
     since_s = available_at_s(assignment, status, present or target, draft.now_s)
     is_lost = draft.is_lost(assignment.node)
@@ -55,7 +61,7 @@ def read_slot(draft: Draft, target: WorkerTarget, number: int, present: WorkerTa
         status=status,
         is_available=since_s is not None and since_s <= draft.now_s and not is_lost,
         is_lost=is_lost,
-        is_draining=draft.is_draining(assignment.node),
+        departure=draft.departure(assignment),
     )
 
 
@@ -95,21 +101,32 @@ class Mover:
         return True
 
     def replace(self, slot: Slot) -> bool:
-        """Give a slot its new order, on its node where that still fits, else on another. Returns whether it changes."""
+        """Give a slot its new order, on its node where that still fits, else on another. Returns whether it changes.
+
+        Off a node that it is to leave, if it has another place: a rollout does not wait for a drain.
+        """
         assignment = slot.assignment
         assert assignment is not None
-        table = self.draft.table
+        why = _why_replaced(slot)
+        if slot.departure is not None:
+            return self.move(slot, f"{why}; {slot.departure.why}") or self._replace_here(slot, why)
+        return self._replace_here(slot, why) or self.move(slot, f"{why}; {assignment.node} no longer suits")
+
+    def _replace_here(self, slot: Slot, why: str) -> bool:
+        assignment, table = slot.assignment, self.draft.table
+        assert assignment is not None
         entry = table.by_name.get(assignment.node)
-        if entry is not None and entry.state is not NodeState.LOST and not slot.is_draining:
-            held = table.release(slot.instance)
-            if fits(entry, self.demand):
-                ports = pick_ports(entry, self.demand, slot.instance, assignment.ports)
-                table.reserve(slot.instance, entry.name, self.spec.resources, ports)
-                self.draft.put(slot.instance, entry.name, slot.desired, ports, _why_replaced(slot))
-                return True
-            if held is not None:
-                table.reserve(slot.instance, *held)
-        return self.move(slot, f"{_why_replaced(slot)}; {assignment.node} no longer suits")
+        if entry is None or entry.state is NodeState.LOST or self.draft.is_changed(slot.instance):
+            return False
+        held = table.release(slot.instance)
+        if fits(entry, self.demand):
+            ports = pick_ports(entry, self.demand, slot.instance, assignment.ports)
+            table.reserve(slot.instance, entry.name, self.spec.resources, ports)
+            self.draft.put(slot.instance, entry.name, slot.desired, ports, why)
+            return True
+        if held is not None:
+            table.reserve(slot.instance, *held)
+        return False
 
     def give_other_ports(self, slot: Slot, why: str) -> bool:
         """Give a slot that has no process other dynamic ports of its node. Returns whether it changes."""
@@ -134,6 +151,15 @@ class Mover:
         """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
         return self._vacate(slot) if self.is_strict else bool(self.place([slot], why))
 
+    def force_off(self, slot: Slot, why: str) -> None:
+        """Take a slot off its node whatever that costs: to another node, or (no room, strict) to none for now."""
+        assignment = slot.assignment
+        assert assignment is not None
+        if self.is_strict:
+            self._vacate(slot, why)
+        elif not self.place([slot], f"{slot.instance} is taken off {assignment.node}: {why}"):
+            self.draft.drop(assignment, f"{slot.instance} is taken off {assignment.node} and has no other place: {why}")
+
     def place(self, slots: Sequence[Slot], why: str, *, is_optional: bool = False) -> int:
         """Place slots anywhere; one that fits nowhere keeps what it has. Returns how many change.
 
@@ -152,7 +178,7 @@ class Mover:
         for slot in slots:
             if slot.instance in result.placed:
                 node, ports = result.placed[slot.instance]
-                self.draft.put(slot.instance, node, slot.desired, ports, why)
+                self.draft.put(slot.instance, node, slot.desired, ports, why, is_extra=is_optional)
                 continue
             old = held[slot.instance]
             if old is not None:
@@ -161,8 +187,11 @@ class Mover:
             note(slot, self._full_why)
         return len(result.placed)
 
-    def _vacate(self, slot: Slot) -> bool:
-        """First step of a strict move: the assignment goes, if another node could take it. Returns whether it does."""
+    def _vacate(self, slot: Slot, forced_why: str = "") -> bool:
+        """First step of a strict move: the assignment goes, if another node could take it. Returns whether it does.
+
+        `forced_why`: why it goes even if there is no such node.
+        """
         assignment = slot.assignment
         assert assignment is not None
         if not may_drop(self.draft, assignment):
@@ -173,22 +202,29 @@ class Mover:
                 "running there; it moves once the node has reported it",
             )
             return False
-        if not self._full_why:
+        if not self._full_why and not forced_why:
             trial = InstanceId(slot.instance.namespace, slot.instance.app, slot.instance.worker, -1)
             if place(self.draft.table, [PlacementRequest(self.spec, (trial,))]).placed:
                 self.draft.table.release(trial)
             else:
                 self._full_why = unplaced_reason(self.draft.table, self.demand)
-        if self._full_why:
+        if self._full_why and not forced_why:
             self._note_unplaced(slot, self._full_why)
             return False
-        self.draft.drop(
-            assignment,
-            f"{slot.instance} is strict and leaves {assignment.node}; it is placed again when its process has ended",
-        )
+        told = f"{slot.instance} is strict and leaves {assignment.node}"
+        told += f" ({forced_why})" if forced_why else ""
+        self.draft.drop(assignment, f"{told}; it is placed again when its process has ended")
         return True
 
     def _note_unplaced(self, slot: Slot, reason: str) -> None:
+        if slot.departure is not None and not slot.departure.forced_why and slot.assignment is not None:
+            self.draft.wait(
+                str(slot.instance),
+                "drain.no-room",
+                f"{slot.instance} stays on {slot.assignment.node}, although {slot.departure.why}: {reason}; add or "
+                f"free a node, lower what worker {self.spec.id} asks for, or give the drain a --deadline",
+            )
+            return
         self.draft.unplaced(slot.instance, reason)
         self.draft.wait(
             str(slot.instance),

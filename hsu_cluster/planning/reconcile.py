@@ -16,6 +16,7 @@ from hsu_cluster.planning.departures import plan_drops, plan_forgotten
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout
 from hsu_cluster.planning.rollout import plan_rollout
+from hsu_cluster.planning.wave_set import with_helpers
 from hsu_cluster.planning.waves import plan_worker
 from hsu_core.model.ids import AppId
 from hsu_core.model.rollout import Rollout, Stage
@@ -57,6 +58,7 @@ def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None
         rollout, found = plan_rollout(draft, record)
         rollouts[app] = rollout
         layouts += found
+    layouts = with_helpers(draft, layouts)
     plan_drops(draft, layouts)
     for layout in layouts:
         plan_worker(draft, layout)

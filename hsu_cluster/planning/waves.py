@@ -1,62 +1,28 @@
-"""Which of a worker's slots change now: missing, lost, stopped, outdated, draining. Pure.
+"""Which of a worker's slots change now: missing, lost, stopped, outdated, leaving their node. Pure.
 
 The floor: at every event at least `replicas - max_unavailable` instances are ready, however the plan is
 interrupted, because a wave counts every slot that is not known to be available as unavailable. Which revision a
-slot is to run is `slot_choice`, how it changes is `moves`.
+slot is to run is `slot_choice`, how it changes is `moves`, how it leaves a node that lives is `leaving`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hsu_cluster.planning.absences import give_other_ports, move_off_lost_nodes, place_missing
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout, SlotSet
-from hsu_cluster.planning.moves import Mover, Slot, read_slot
-from hsu_cluster.planning.slot_choice import choose, helper_target
+from hsu_cluster.planning.leaving import force_off, leaving_slots, move_leaving
+from hsu_cluster.planning.moves import Mover, Slot
 from hsu_cluster.planning.slots import (
     Desired,
-    WorkerTarget,
-    available_at_s,
-    describe_state,
     has_ended,
     is_as_desired,
     is_restart_needed,
     is_serving,
 )
+from hsu_cluster.planning.wave_set import WaveSet, read_set
 from hsu_core.model.assignment import Assignment
-
-NAMES_SHOWN = 3
-"""Instances named in one sentence; the rest is counted."""
-
-
-@dataclass(slots=True)
-class _Set:
-    """One set of slots while it is planned: its slots and helpers, each with the mover of its target."""
-
-    draft: Draft
-    layout: Layout
-    shape: SlotSet
-    slots: list[Slot]
-    helpers: list[Slot]
-    movers: dict[int, Mover]
-
-    @property
-    def target(self) -> WorkerTarget:
-        """Return what the worker is to become."""
-        return self.layout.target
-
-    def mover(self, slot: Slot) -> Mover:
-        """Return the mover for a slot's target."""
-        return self.movers[slot.instance.slot]
-
-    def groups(self, slots: list[Slot]) -> list[tuple[Mover, list[Slot]]]:
-        """Return slots by their movers, in the order of their numbers."""
-        found: dict[int, tuple[Mover, list[Slot]]] = {}
-        for slot in slots:
-            mover = self.mover(slot)
-            found.setdefault(id(mover), (mover, []))[1].append(slot)
-        return list(found.values())
 
 
 def plan_worker(draft: Draft, layout: Layout) -> None:
@@ -65,35 +31,13 @@ def plan_worker(draft: Draft, layout: Layout) -> None:
     if _is_settled(draft, layout) and (target.app, target.spec.id) not in draft.with_busy_ports:
         return
     for shape in layout.sets:
-        _plan_set(_read_set(draft, layout, shape))
+        _plan_set(read_set(draft, layout, shape))
 
 
-def _read_set(draft: Draft, layout: Layout, shape: SlotSet) -> _Set:
-    assigned = draft.assigned.get((layout.target.app, layout.target.spec.id), {})
-    chosen = choose(draft, layout, shape)
-    helper = helper_target(layout, shape)
-    movers: dict[tuple[int, str], Mover] = {}
-
-    def mover_of(target: WorkerTarget) -> Mover:
-        return movers.setdefault((target.revision, target.spec_hash), Mover(draft, target))
-
-    slots: list[Slot] = []
-    helpers: list[Slot] = []
-    by_number: dict[int, Mover] = {}
-    for number in (*shape.slots, *(number for number in shape.helpers if number in assigned)):
-        is_helper = number not in shape.slots
-        target = helper if is_helper else chosen[number]
-        present = layout.target_of(assigned.get(number), shape)
-        (helpers if is_helper else slots).append(read_slot(draft, target, number, present))
-        by_number[number] = mover_of(target)
-    for number in shape.helpers:
-        by_number.setdefault(number, mover_of(helper))
-    return _Set(draft, layout, shape, slots, helpers, by_number)
-
-
-def _plan_set(found: _Set) -> None:
+def _plan_set(found: WaveSet) -> None:
     every = found.slots + found.helpers
     groups = found.groups(every)
+    force_off(found)
     for mover, slots in groups:
         move_off_lost_nodes(mover, slots)
         place_missing(mover, slots)
@@ -105,7 +49,6 @@ def _plan_set(found: _Set) -> None:
     outdated = [slot for mover, slots in groups for slot in _apply_at_once(mover, slots, found.shape)]
     outdated.sort(key=lambda slot: slot.instance)
     _replace_in_waves(found, outdated)
-    _move_off_draining_nodes(found)
 
 
 def _is_settled(draft: Draft, layout: Layout) -> bool:
@@ -139,7 +82,7 @@ def _is_settled(draft: Draft, layout: Layout) -> bool:
 # --- recreate ------------------------------------------------------------------------------------
 
 
-def _stop_all_first(found: _Set) -> bool:
+def _stop_all_first(found: WaveSet) -> bool:
     """Stop every process of another version, and say whether one may still be there: all stop before any starts."""
     draft = found.draft
     others = [
@@ -200,41 +143,46 @@ def _why_kept(assignment: Assignment, desired: Desired) -> str:
 # --- waves ---------------------------------------------------------------------------------------
 
 
-def _replace_in_waves(found: _Set, outdated: list[Slot]) -> None:
+def _replace_in_waves(found: WaveSet, outdated: list[Slot]) -> None:
     """Replace outdated slots: those that serve nothing at once, the others as the floor allows, lowest first.
 
     Helpers are started beside them first, where the rollout has any. A slot that was last seen ready but is not proven
     available (its newest order is not reported, or `min_healthy` has not passed) is not counted on, so replacing it
     takes nothing from the floor; but it may serve, so it is replaced only while the floor would hold without any of
-    these.
+    these. What is left of the budget is for slots that leave their node.
     """
-    draft, shape = found.draft, found.shape
+    draft = found.draft
+    leaving = leaving_slots(found, outdated)
     due = [
         slot
         for slot in outdated
         if not slot.desired.is_stopped and not slot.is_lost and not draft.is_changed(slot.instance)
     ]
-    active = [slot for slot in found.slots if not slot.desired.is_stopped]
-    away = found.layout.replicas - shape.floor
-    floor = max(0, len(active) - max(0, shape.size - found.layout.replicas) - away)
-    available = sum(slot.is_available for slot in found.slots + found.helpers if not slot.desired.is_stopped)
-    if not due:
-        _dismiss_helpers(found, active, available, floor)
-        return
-    if not _start_helpers(found, due) and not away and found.layout.is_fallback_allowed:
+    if due:
+        _replace_due(found, due, outdated)
+    if leaving:
+        move_leaving(found, leaving)
+    if not due and not leaving:
+        _dismiss_helpers(found)
+
+
+def _replace_due(found: WaveSet, due: list[Slot], outdated: list[Slot]) -> None:
+    floor = found.floor
+    if not _start_helpers(found, due) and not found.away and found.layout.is_fallback_allowed:
         floor = max(0, floor - 1)
-    spare = available - floor
+    spare = found.available - floor
     for slot in due:
         if not is_serving(slot.status) or (not slot.is_available and spare >= 0):
             found.mover(slot).replace(slot)
     for slot in due:
         if slot.is_available and is_serving(slot.status) and spare > 0 and found.mover(slot).replace(slot):
+            found.gone.add(slot.instance)
             spare -= 1
-    if any(not draft.is_changed(slot.instance) for slot in due):
-        _wait_for_wave(found, active, outdated, floor)
+    if any(not found.draft.is_changed(slot.instance) for slot in due):
+        _wait_for_wave(found, outdated, floor)
 
 
-def _start_helpers(found: _Set, due: list[Slot]) -> bool:
+def _start_helpers(found: WaveSet, due: list[Slot]) -> bool:
     """Start instances beside those that need another process, up to the surge. Returns whether there are any."""
     shape = found.shape
     others = [
@@ -244,24 +192,22 @@ def _start_helpers(found: _Set, due: list[Slot]) -> bool:
         and slot.is_available
         and (slot.assignment.spec_hash != slot.desired.spec_hash or not found.layout.is_fallback_allowed)
     ]
-    held = {slot.instance.slot for slot in found.helpers}
+    held = bool(found.helpers)
     if not shape.is_surge_new and found.layout.replicas > shape.floor:
-        return bool(held)  # enough may be away: a helper of the old revision would prove nothing
-    wanted = min(len(shape.helpers), len(others)) - len(held)
-    missing = [number for number in shape.helpers if number not in held][: max(0, wanted)]
-    if not missing:
-        return bool(held)
-    mover = found.movers[missing[0]]
-    slots = [read_slot(found.draft, mover.target, number) for number in missing]
-    return bool(mover.place(slots, "beside those that are replaced", is_optional=True)) or bool(held)
+        return held  # enough may be away: a helper of the old revision would prove nothing
+    slots = found.free_helpers(min(len(shape.helpers), len(others)) - len(found.helpers))
+    if not slots:
+        return held
+    mover = found.mover(slots[0])
+    return bool(mover.place(slots, "beside those that are replaced", is_optional=True)) or held
 
 
-def _dismiss_helpers(found: _Set, active: list[Slot], available: int, floor: int) -> None:
+def _dismiss_helpers(found: WaveSet) -> None:
     """Let the helpers go once every slot has what it should and is available."""
     draft = found.draft
-    pending = [slot for slot in active if not slot.is_available or draft.is_changed(slot.instance)]
+    pending = [slot for slot in found.active if not slot.is_available or draft.is_changed(slot.instance)]
     for slot in pending:
-        _retry_when_healthy(found, slot)
+        found.retry_when_healthy(slot)
     if pending:
         return
     for slot in found.helpers:
@@ -269,7 +215,7 @@ def _dismiss_helpers(found: _Set, active: list[Slot], available: int, floor: int
             draft.drop(slot.assignment, "all slots are available again")
 
 
-def _dismiss_failed_helpers(found: _Set) -> None:
+def _dismiss_failed_helpers(found: WaveSet) -> None:
     """Let helpers of the failed revision go that serve nothing: making them stable ones would be of no use."""
     for slot in list(found.helpers):
         held = slot.assignment
@@ -278,75 +224,13 @@ def _dismiss_failed_helpers(found: _Set) -> None:
             found.helpers.remove(slot)
 
 
-def _wait_for_wave(found: _Set, active: list[Slot], outdated: list[Slot], floor: int) -> None:
+def _wait_for_wave(found: WaveSet, outdated: list[Slot], floor: int) -> None:
     draft, target = found.draft, found.target
     waiting = {slot.instance for slot in outdated if not draft.is_changed(slot.instance)}
-    every = active + found.helpers
-    pending = [slot for slot in every if not slot.is_available and not draft.is_changed(slot.instance)]
-    changed = sum(draft.is_changed(slot.instance) for slot in every)
-    names = [
-        describe_state(slot.assignment, slot.status) if slot.assignment else f"{slot.instance}: no node"
-        for slot in pending[:NAMES_SHOWN]
-    ]
-    if len(pending) > NAMES_SHOWN:
-        names.append(f"{len(pending) - NAMES_SHOWN} more")
-    if changed:
-        names.append(f"{changed} being changed now")
-    for slot in pending:
-        _retry_when_healthy(found, slot)
     draft.wait(
         target.name,
         "rollout.wave",
-        f"{len(waiting)} of {len(active)} instances of {target.name} are still to be replaced for revision "
+        f"{len(waiting)} of {len(found.active)} instances of {target.name} are still to be replaced for revision "
         f"{target.revision}, at least {floor} stay available; waits for "
-        f"{', '.join(names) or 'a node that can take them'}",
-    )
-
-
-def _retry_when_healthy(found: _Set, slot: Slot) -> None:
-    if slot.assignment is not None:
-        present = found.layout.target_of(slot.assignment, found.shape)
-        at_s = available_at_s(slot.assignment, slot.status, present, found.draft.now_s)
-        if at_s is not None:
-            found.draft.retry_at(at_s)
-
-
-# --- draining ------------------------------------------------------------------------------------
-
-
-def _move_off_draining_nodes(found: _Set) -> None:
-    """Move slots off draining nodes: those that serve nothing at once, else one while all others are available."""
-    draft, slots = found.draft, found.slots
-    serving: list[Slot] = []
-    for slot in slots:
-        if slot.assignment is None or not slot.is_draining or slot.is_lost or draft.is_changed(slot.instance):
-            continue
-        if is_serving(slot.status) and not slot.desired.is_stopped:
-            serving.append(slot)
-        else:
-            found.mover(slot).move(slot, f"node {slot.assignment.node} is draining")
-    active = [slot for slot in slots if not slot.desired.is_stopped]
-    for index, slot in enumerate(serving):
-        blocking = [
-            other
-            for other in active
-            if other is not slot and (not other.is_available or draft.is_changed(other.instance))
-        ]
-        if blocking:
-            _wait_for_drain(found, len(serving) - index, blocking)
-            return
-        assert slot.assignment is not None
-        found.mover(slot).move(slot, f"node {slot.assignment.node} is draining")
-
-
-def _wait_for_drain(found: _Set, count: int, blocking: list[Slot]) -> None:
-    for other in blocking:
-        _retry_when_healthy(found, other)
-    names = ", ".join(str(other.instance) for other in blocking[:NAMES_SHOWN])
-    more = f" and {len(blocking) - NAMES_SHOWN} more" if len(blocking) > NAMES_SHOWN else ""
-    found.draft.wait(
-        found.target.name,
-        "drain.one-at-a-time",
-        f"{count} {'instance' if count == 1 else 'instances'} of {found.target.name} on draining nodes move one at a "
-        f"time, when all others are available; waits for {names}{more}",
+        f"{found.describe_pending() or 'a node that can take them'}",
     )

@@ -69,7 +69,8 @@ class Assignment:
     """The order "slot S runs revision R on node N". `epoch` grows with every change of the slot.
 
     The agent restarts the process when `spec_hash` or `generation` changes, stops it when
-    `is_stopped`, and only keeps the rest in mind otherwise.
+    `is_stopped`, and only keeps the rest in mind otherwise. `is_extra`: it runs beside those that were asked for while
+    others are replaced or moved, and goes when these are available.
     """
 
     instance: InstanceId
@@ -80,6 +81,7 @@ class Assignment:
     generation: int = 0
     ports: Ports = ()
     is_stopped: bool = False
+    is_extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)

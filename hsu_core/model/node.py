@@ -51,12 +51,18 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class NodeIntent:
-    """What people asked of a node: no new instances (cordon), move the present ones off (drain), labels to add."""
+    """What people asked of a node: no new instances (cordon), move the present ones off (drain), labels to add.
+
+    `drain_deadline_at` (seconds since 1970, None: never): what is still there then is taken off without regard to
+    how many stay ready; `is_drain_forced`: at once.
+    """
 
     name: str
     is_cordoned: bool = False
     is_draining: bool = False
     labels: Pairs = ()
+    drain_deadline_at: float | None = None
+    is_drain_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -323,8 +323,7 @@ def test_a_draining_node_gives_up_one_instance_at_a_time() -> None:
     plan = reconcile(make_view(revision, nodes=NODES, assignments=held, node_intents=drained), NOW_S)
     assert list(_puts(plan)) == ["shop/web.0"]
     assert [item.text for item in plan.waiting] == [
-        "2 instances of shop/web on draining nodes move one at a time, when all others are available; "
-        "waits for shop/web.0"
+        "2 instances of shop/web are still to leave a, at least 2 stay ready; waits for 1 being changed now"
     ]
     moved = [make_assignment(slot("web", 0), "b", epoch=90), *held[1:]]
     starting = [make_status(moved[0], State.STARTING), *(make_status(one) for one in moved[1:])]
