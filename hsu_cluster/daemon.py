@@ -156,6 +156,7 @@ async def _serve(
                 ready.set_result(settings.advertise)
             await stop.wait()
             log.info("stopping")
+            await leader.hand_over()  # first: another master leads while this one ends its sessions and its server
             for task in tasks:
                 task.cancel()
     finally:

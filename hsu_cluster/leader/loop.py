@@ -89,7 +89,8 @@ class PlannerLoop:
         self.last_plan = plan
         self._on_plan(plan, apps)
         if plan.actions:
-            revision = await self._writer.write([*map(operation_of, plan.actions), *self._events(plan.actions)])
+            operations = [*map(operation_of, plan.actions), *self._events(plan.actions)]
+            revision = await self._writer.write(operations, self._progress)
             await self._snapshot.reach(revision)
         retry_s = None if plan.retry_at_s is None else now_s + plan.retry_at_s - clock_s
         times = [time_s for time_s in (retry_s, due_s if apps is not None else None) if time_s is not None]

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import WSMsgType, web
 
@@ -18,6 +18,7 @@ from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.loop import PlannerLoop
 from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.takeover import TCP, Ports, Takeover
 from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
@@ -27,8 +28,8 @@ from hsu_core.model.view import ClusterView, Plan
 from hsu_core.runtime.ambient import REAL, Ambient
 from hsu_core.runtime.sockets import Socket
 from hsu_core.runtime.tasks import Wake, keep_running
-from hsu_core.store.base import Resync, Store
-from hsu_core.store.campaign import Campaign, Leadership
+from hsu_core.store.base import Entry, Resync, Store
+from hsu_core.store.campaign import Campaign, Leadership, depose
 from hsu_core.wire import keys
 from hsu_core.wire.codec import FRAME_LIMIT_BYTES, Undecodable, decode, encode
 from hsu_core.wire.frames import Chunk, Hello, Redirect, decode_frame, encode_frame
@@ -54,7 +55,7 @@ class LeaderTimes:
 
     beat_s: float = 2.0
     ttl_s: float = 8.0
-    leader_ttl_s: float = 15.0
+    leader_ttl_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class LeaderService:
         times: LeaderTimes,
         *,
         ambient: Ambient = REAL,
+        ports: Ports = TCP,
         chores: Callable[[], Awaitable[object]] | None = None,
         can_execute: bool = False,
         allow_templates: bool = False,
@@ -96,6 +98,9 @@ class LeaderService:
         self._leader: MasterAdvert | None = None
         self._leader_changed = asyncio.Event()
         self._term = 0
+        self._leadership: Leadership | None = None
+        self._is_stopping = False
+        self._takeover = Takeover(advert, self._depose, self._monotonic, ports)
 
     # LeaderPort
 
@@ -197,36 +202,55 @@ class LeaderService:
                 uniform = self._ambient.uniform
                 running = keep_running(what, work, expected=(StoreError,), ceiling_s=ceiling_s, uniform=uniform)
                 group.create_task(running, name=name)
+            group.create_task(self._takeover.run(), name="takeover")
+
+    async def hand_over(self) -> None:
+        """Give up the leadership at once and for good, before anything else is stopped; `run` goes on as a standby.
+
+        What the leader still does meanwhile is fenced off by that. Takes 2 s at most (the store may be away).
+        """
+        self._is_stopping = True
+        if self._leadership is not None:
+            await self._leadership.resign()
 
     async def _watch_leader(self) -> None:
         while True:
             page = await self._store.range(keys.LEADER, limit=1)
-            self._set_leader(decode(MasterAdvert, page.entries[0].value) if page.entries else None, self._reign)
-            self._term = max(self._term, page.entries[0].create_revision if page.entries else 0)
+            self._see_leader(page.entries[0] if page.entries else None)
             async with self._store.watch(keys.LEADER, after_revision=page.revision) as batches:
                 async for batch in batches:
                     if isinstance(batch, Resync):
                         break
                     for event in batch.events:
-                        leader = None if event.is_delete else decode(MasterAdvert, event.entry.value)
-                        self._set_leader(leader, self._reign)
-                        self._term = max(self._term, event.entry.create_revision)
+                        self._see_leader(None if event.is_delete else event.entry)
+
+    def _see_leader(self, entry: Entry | None) -> None:
+        """Take in the leader key (None: nobody leads)."""
+        leader = decode(MasterAdvert, entry.value) if entry is not None else None
+        self._set_leader(leader, self._reign)
+        self._term = max(self._term, entry.create_revision if entry is not None else 0)
+        self._takeover.see(leader, self._term)
+
+    async def _depose(self, leader: MasterAdvert, term: int) -> bool:
+        ttl_s = leader.lease_ttl_s or self._times.leader_ttl_s
+        return await depose(self._store, keys.LEADER, term, ttl_s)
 
     async def _campaign_and_lead(self) -> None:
         ttl_s = self._times.leader_ttl_s
         async with Campaign(
             self._store,
             keys.LEADER,
-            encode(self._advert),
+            lambda lease: encode(replace(self._advert, lease_ttl_s=lease.ttl_s)),
             ttl_s,
             progress_limit_s=ttl_s,
             monotonic=self._monotonic,
             uniform=self._ambient.uniform,
         ) as campaign:
-            while True:
-                leadership = await campaign.acquire()
+            while not self._is_stopping:
+                leadership = self._leadership = await campaign.acquire()
                 try:
-                    await self._lead(leadership)
+                    if not self._is_stopping:
+                        await self._lead(leadership)
                 finally:
                     reign = self._reign
                     self._set_leader(self._leader, None)

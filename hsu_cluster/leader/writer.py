@@ -33,8 +33,10 @@ class FencedWriter:
         self.runs = asyncio.Lock()
         """Held by planner and measurer from looking at analysis runs until the snapshot shows what they wrote."""
 
-    async def write(self, operations: Sequence[Operation]) -> int:
+    async def write(self, operations: Sequence[Operation], progress: Callable[[], None] | None = None) -> int:
         """Write all operations in order, in batches; return the store revision after the last that changed something.
+
+        `progress` is called after each batch: a long list that is being written is no wedged loop.
 
         Raises LeaseLost if this master no longer leads (nothing of that batch was written), StoreError
         if the store does not answer.
@@ -45,6 +47,8 @@ class FencedWriter:
                 answer = await self._store.txn([self._fence], batch)
             if not answer.succeeded:
                 raise LeaseLost("write as leader", "another master leads now")
+            if progress is not None:
+                progress()
             if any(isinstance(operation, Put) for operation in batch) or any(answer.answers):
                 revision = answer.revision
         return revision

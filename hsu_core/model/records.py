@@ -15,12 +15,16 @@ class ClusterRecord:
 
 @dataclass(frozen=True, slots=True)
 class MasterAdvert:
-    """A master and where it is reached (`url` of its API)."""
+    """A master and where it is reached (`url` of its API); `since` (seconds since 1970) tells its processes apart.
+
+    `lease_ttl_s`: in the leader key, the TTL of the lease that it hangs on (0: a release that does not tell).
+    """
 
     name: str
     url: str
     version: str = ""
     since: float = 0.0
+    lease_ttl_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

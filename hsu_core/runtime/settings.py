@@ -90,7 +90,7 @@ class MasterSettings:
     tls: TlsFiles | None = None
     node_ttl_s: float = 8.0
     node_beat_s: float = 2.0
-    leader_ttl_s: float = 15.0
+    leader_ttl_s: float = 5.0
     log_format: str = "text"
     log_level: str = "info"
     allow_exec_analysis: bool = False

@@ -4,7 +4,10 @@ The leader is who created the key; the term is the key's create revision, which 
 leadership. A lease alone does not fence (its owner may be asleep while it ends), so every write of
 a leader carries `Leadership.fence()`.
 
-    async with Campaign(store, "/hsu/leader", advert, ttl_s=15) as campaign:
+A leadership that was ended by `depose` leaves a mark beside its key: who leads next knows by it that the
+deposed one, should it live after all, may believe for another TTL that it leads (`Leadership.took_by_force`).
+
+    async with Campaign(store, "/hsu/leader", advert, ttl_s=5) as campaign:
         leadership = await campaign.acquire()
         while not leadership.is_presumed_lost(time.monotonic()):
             leadership.progress()
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import time
@@ -24,12 +28,15 @@ from types import TracebackType
 from typing import Self
 
 from hsu_core.model.errors import Compacted, HsuError, OutcomeUnknown
-from hsu_core.store.base import Compare, Delete, Entry, Get, Lease, Put, Resync, Store, Target
+from hsu_core.store.base import Compare, Delete, Entry, Get, Lease, Operation, Put, Resync, Store, Target
 from hsu_core.store.lease import MARGIN_S, LeaseKeeper
 
 RETRY_S = 0.2
 RETRY_LIMIT_S = 1.0
 """Pause before the next try when the store is away, doubling, with jitter."""
+
+UNKNOWN_TTL_S = 30.0
+"""Taken for the TTL of a deposed leader whose mark cannot be read: more than anybody configures."""
 
 RESIGN_TIMEOUT_S = 2.0
 """How long a resignation may take; if the store is away the lease ends by itself."""
@@ -40,11 +47,19 @@ _LOG = logging.getLogger(__name__)
 class Leadership:
     """One term as leader; made by `Campaign.acquire`."""
 
-    def __init__(self, store: Store, key: str, term: int, keeper: LeaseKeeper) -> None:
+    def __init__(self, store: Store, key: str, term: int, keeper: LeaseKeeper, deposed_ttl_s: float = 0.0) -> None:
         self.key = key
         self.term = term
+        self.deposed_ttl_s = deposed_ttl_s
+        """How long after this leadership began a deposed predecessor may believe that it leads; 0: there is none."""
+
         self._store = store
         self._keeper = keeper
+
+    @property
+    def took_by_force(self) -> bool:
+        """Return whether a predecessor was deposed, so that its lease is no proof that it has stopped acting."""
+        return self.deposed_ttl_s > 0
 
     @property
     def create_revision(self) -> int:
@@ -91,24 +106,59 @@ class Leadership:
         """Hand over: delete the leader key, then end the lease. Does not fail; the lease ends anyway."""
         self._keeper.lose("it resigned")
         with contextlib.suppress(HsuError):
-            await depose(self._store, self.key, self.term, timeout_s=RESIGN_TIMEOUT_S)
+            await self._store.txn([self.fence()], [Delete(self.key)], timeout_s=RESIGN_TIMEOUT_S)
         await self._keeper.end(RESIGN_TIMEOUT_S)
 
+    async def settle(self) -> None:
+        """Wait until a deposed predecessor cannot believe any more that it leads, and take its mark away."""
+        if self.took_by_force:
+            await asyncio.sleep(self.deposed_ttl_s)
+            with contextlib.suppress(HsuError):  # the mark stays: the next leader waits once more
+                await self._store.txn([self.fence()], [Delete(deposed_key(self.key))])
 
-async def depose(store: Store, key: str, term: int, *, timeout_s: float = RESIGN_TIMEOUT_S) -> bool:
-    """End the leadership `term` by deleting its key; return whether it was still the present one.
 
-    For a successor that knows for certain that the leader's process is gone: its writes are fenced
-    off from then on.
+def deposed_key(key: str) -> str:
+    """Return the key of the mark that a deposed leadership leaves; it is not below `key`."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/deposed-{name}"
+
+
+async def depose(store: Store, key: str, term: int, ttl_s: float, *, timeout_s: float = RESIGN_TIMEOUT_S) -> bool:
+    """End the leadership `term`, whose lease has `ttl_s`; return whether it was still the present one.
+
+    For a successor that believes the leader's process to be gone. A wrong guess is harmless: the writes of the
+    deposed one are fenced off from then on, and the mark tells the next leader for how long it may still believe
+    that it leads. The mark is written first: who dies between the two leaves a leadership in force and a mark
+    that makes the next leader wait for nothing. The lease is revoked, not only the key deleted: a renewal after
+    that fails, so that the belief ends within `ttl_s`.
     """
-    result = await store.txn([Compare(key, Target.CREATE, term)], [Delete(key)], timeout_s=timeout_s)
-    return result.succeeded
+    mark = json.dumps({"term": term, "ttl_s": ttl_s}).encode()
+    of_term = Compare(key, Target.CREATE, term)
+    result = await store.txn([of_term], [Get(key), Put(deposed_key(key), mark)], timeout_s=timeout_s)
+    entry = result.answers[0] if result.succeeded else None
+    if not isinstance(entry, Entry):
+        return False
+    if entry.lease:
+        await store.revoke(entry.lease, timeout_s=timeout_s)
+        return True
+    return (await store.txn([of_term], [Delete(key)], timeout_s=timeout_s)).succeeded
+
+
+def _deposed_ttl_s(entry: Entry | None) -> float:
+    """Return the TTL that a mark names, 0.0 without a mark. One that cannot be read counts as a long one."""
+    if entry is None:
+        return 0.0
+    try:
+        return max(0.0, float(json.loads(entry.value)["ttl_s"]))
+    except (ValueError, KeyError, TypeError):
+        return UNKNOWN_TTL_S
 
 
 class Campaign:
     """Runs for leader again and again; a context manager that owns the renewals.
 
-    `value` is what others read to find the leader. `margin_s` (at most ttl_s / 4) is how long
+    `value` is what others read to find the leader (a function of the lease, where it tells of it).
+    `margin_s` (at most ttl_s / 4) is how long
     before the lease may end the leadership counts as lost. With `progress_limit_s` the lease is
     not renewed while `Leadership.progress` was not called for that long.
     """
@@ -117,7 +167,7 @@ class Campaign:
         self,
         store: Store,
         key: str,
-        value: bytes,
+        value: bytes | Callable[[Lease], bytes],
         ttl_s: float,
         *,
         margin_s: float = MARGIN_S,
@@ -171,8 +221,12 @@ class Campaign:
 
     async def _try_once(self) -> Leadership | None:
         look = await self._store.txn([], [Get(self.key)])
-        if isinstance(look.answers[0], Entry):
-            await self._wait_until_vacant(look.revision)
+        found = look.answers[0]
+        if isinstance(found, Entry):
+            if self._leadership is not None and found.create_revision == self._leadership.term:
+                await self._leadership.resign()  # our own former term: the store was away when we resigned
+            else:
+                await self._wait_until_vacant(look.revision)
             return None
         keeper = await LeaseKeeper.grant(
             self._store,
@@ -182,27 +236,36 @@ class Campaign:
             monotonic=self._monotonic,
         )
         try:
-            term = await self._create_key(keeper.lease)
+            term, deposed_ttl_s = await self._create_key(keeper.lease)
         except BaseException:
             await keeper.end(RESIGN_TIMEOUT_S)
             raise
-        if term is None or keeper.is_presumed_lost(self._monotonic()):
+        if not term or keeper.is_presumed_lost(self._monotonic()):
             await keeper.end(RESIGN_TIMEOUT_S)
             return None
         keeper.progress()
         self._own(keeper.run(), f"renew leadership {self.key}")
         self._own(self._watch_own_key(keeper, term), f"watch leadership {self.key}")
-        return Leadership(self._store, self.key, term, keeper)
+        leadership = Leadership(self._store, self.key, term, keeper, deposed_ttl_s)
+        self._own(leadership.settle(), f"settle {self.key}")
+        return leadership
 
-    async def _create_key(self, lease: Lease) -> int | None:
-        """Return the create revision if this candidate created the key, else None."""
-        put = Put(self.key, self.value, lease.id)
+    async def _create_key(self, lease: Lease) -> tuple[int, float]:
+        """Return the create revision (0: another candidate created the key) and the TTL of who was deposed."""
+        value = self.value(lease) if callable(self.value) else self.value
+        mark = deposed_key(self.key)
+        operations: list[Operation] = [Put(self.key, value, lease.id), Get(mark)]
         try:
-            result = await self._store.txn([Compare(self.key, Target.CREATE, 0)], [put])
+            result = await self._store.txn([Compare(self.key, Target.CREATE, 0)], operations)
         except OutcomeUnknown:
             entry = await self._store.get(self.key)
-            return entry.create_revision if entry is not None and entry.lease == lease.id else None
-        return result.revision if result.succeeded else None
+            if entry is None or entry.lease != lease.id:
+                return 0, 0.0
+            return entry.create_revision, _deposed_ttl_s(await self._store.get(mark))
+        if not result.succeeded:
+            return 0, 0.0
+        found = result.answers[1]
+        return result.revision, _deposed_ttl_s(found if isinstance(found, Entry) else None)
 
     async def _wait_until_vacant(self, after_revision: int) -> None:
         with contextlib.suppress(Compacted):

@@ -4,6 +4,7 @@
 |--------------------------------------------|----------------|------------------------------------------|
 | `cluster`                                  | ClusterRecord  | the first master, once                   |
 | `leader`                                   | MasterAdvert   | election (leased)                        |
+| `deposed-leader`                           | term and TTL   | who deposes; the next leader deletes it  |
 | `masters/<name>`                           | MasterAdvert   | that master (leased)                     |
 | `tokens/<id>`                              | TokenRecord    | API                                      |
 | `apps/<ns>/<app>`                          | AppRecord      | API (compare-and-set)                    |

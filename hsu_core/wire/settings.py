@@ -43,6 +43,9 @@ from hsu_core.wire.yaml_text import load_document
 BEATS_PER_TTL = 3
 """A node is lost after three beats at the earliest: one lost and one late frame are no failure."""
 
+LEADER_TTL_LEAST_S = 2.0
+"""etcd grants no shorter lease: 1.5 times its election timeout of 1 s, rounded up."""
+
 
 def is_loopback(host: str) -> bool:
     """Return whether `host` is this machine only: localhost, 127.0.0.0/8 or ::1."""
@@ -127,7 +130,7 @@ class _Master(Strict):
     node_token_file: Text | None = None
     node_ttl: Duration = 8.0
     node_beat: Duration = 2.0
-    leader_ttl: Duration = 15.0
+    leader_ttl: Duration = 5.0
     allow_templates: Boolean = False
     log_format: _LogFormat = "text"
     log_level: _LogLevel = "info"
@@ -221,8 +224,9 @@ def _check_master(model: _Master, found: FaultList) -> None:
             f"node_ttl of {model.node_ttl:g} s is below {BEATS_PER_TTL} x node_beat ({model.node_beat:g} s)",
             f"write {BEATS_PER_TTL * model.node_beat:g}s or more, or lower node_beat",
         )
-    if model.leader_ttl < 1:
-        found.fault(("leader_ttl",), f"{model.leader_ttl:g} s is too short for a lease", "write 1s or more")
+    if model.leader_ttl < LEADER_TTL_LEAST_S:
+        fix = f"write {LEADER_TTL_LEAST_S:g}s or more (5s outlives the death of etcd's own leader)"
+        found.fault(("leader_ttl",), f"{model.leader_ttl:g} s is too short for a lease", fix)
     if model.tls is None and not is_loopback(model.listen.host):
         found.fault(
             ("listen",),

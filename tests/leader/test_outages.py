@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hsu_cluster.leader.service import LeaderService, LeaderTimes
+from hsu_core.model.assignment import AppRecord
 from hsu_core.model.errors import StoreUnavailable
 from hsu_core.model.records import MasterAdvert
 from hsu_core.store.base import CALL_TIMEOUT_S, Compare, Operation, Page, Put, TxnResult
@@ -18,6 +19,7 @@ from hsu_core.store.memory import MemoryStore
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
 from tests.leader.harness import until
+from tests.support.builders import SHOP, make_node, make_revision, make_worker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,6 +31,9 @@ class FaultyStore(MemoryStore):
 
     failing_ranges = 0
     failing_writes = 0
+    is_swallowing_assignments = False
+    held = 0
+    renewals = 0
 
     async def range(self, prefix: str, **options: Any) -> Page:
         """Fail as asked, else answer."""
@@ -46,10 +51,20 @@ class FaultyStore(MemoryStore):
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> TxnResult:
         """Fail as asked, else answer."""
+        if self.is_swallowing_assignments and any(
+            isinstance(each, Put) and each.key.startswith(keys.ASSIGNMENTS) for each in success
+        ):
+            self.held += 1
+            await asyncio.Event().wait()  # a wedge as a bug would make one: no deadline ends it
         if self.failing_writes and success:
             self.failing_writes -= 1
             raise StoreUnavailable("write", "the test took the store away")
         return await super().txn(compares, success, failure, timeout_s=timeout_s)
+
+    async def renew(self, lease: int, *, timeout_s: float = CALL_TIMEOUT_S) -> float:
+        """Count and renew."""
+        self.renewals += 1
+        return await super().renew(lease, timeout_s=timeout_s)
 
 
 @asynccontextmanager
@@ -138,3 +153,41 @@ def test_a_clean_stop_hands_the_leadership_over() -> None:
 
 async def _has_leader(store: FaultyStore) -> bool:
     return await store.get(keys.LEADER) is not None
+
+
+def test_a_leader_whose_planner_is_wedged_is_replaced() -> None:
+    async def main() -> None:
+        store = FaultyStore()
+        async with _service(store) as service:
+            await until("it leads", lambda: _leads(service))
+            first = service.term
+            store.is_swallowing_assignments = True
+            for entry in (
+                Put(keys.revision(SHOP, 1), encode(make_revision(1, make_worker()))),
+                Put(keys.node("node-a"), encode(make_node("node-a"))),
+                Put(keys.app(SHOP), encode(AppRecord(SHOP, 1))),
+            ):
+                await store.put(entry.key, entry.value)
+            await until("its planner is wedged", lambda: _is_wedged(store))
+            renewed = store.renewals
+            await until("the leadership ends, although the lease could be renewed", lambda: _is_over(store, first))
+            assert store.renewals > renewed, "it was renewed while it still might have been only slow"
+            store.is_swallowing_assignments = False
+            await until("it leads in a new term", lambda: _leads(service))
+            await until("what waited is placed", lambda: _is_placed(store))
+            assert service.term > first
+
+    asyncio.run(main())
+
+
+async def _is_wedged(store: FaultyStore) -> bool:
+    return store.held > 0
+
+
+async def _is_over(store: FaultyStore, term: int) -> bool:
+    entry = await store.get(keys.LEADER)
+    return entry is None or entry.create_revision != term
+
+
+async def _is_placed(store: FaultyStore) -> bool:
+    return bool((await store.range(keys.ASSIGNMENTS)).entries)

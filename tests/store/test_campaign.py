@@ -9,7 +9,7 @@ import pytest
 
 from hsu_core.model.errors import LeaseLost, StoreUnavailable
 from hsu_core.store.base import CALL_TIMEOUT_S, Put
-from hsu_core.store.campaign import Campaign, Leadership, depose
+from hsu_core.store.campaign import Campaign, Leadership, depose, deposed_key
 from hsu_core.store.lease import LeaseKeeper, bounded_margin_s
 from hsu_core.store.memory import MemoryStore
 from tests.store.conftest import Backend
@@ -136,8 +136,8 @@ async def test_a_deposed_leader_commits_nothing(slow_backend: Backend) -> None:
     async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
         old = await a.acquire()
         assert (await store.txn([old.fence()], [Put(work, b"old")])).succeeded
-        assert await depose(store, key, old.term)
-        assert not await depose(store, key, old.term)
+        assert await depose(store, key, old.term, 10)
+        assert not await depose(store, key, old.term, 10)
         new = await b.acquire()
         assert not (await store.txn([old.fence()], [Put(work, b"ghost")])).succeeded
         assert (await store.txn([new.fence()], [Put(work, b"new")])).succeeded
@@ -177,7 +177,7 @@ async def test_a_candidate_can_lead_again(slow_backend: Backend) -> None:
     key = slow_backend.prefix + "leader"
     async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as campaign:
         first = await campaign.acquire()
-        await depose(store, key, first.term)
+        await depose(store, key, first.term, 10)
         second = await asyncio.wait_for(campaign.acquire(), PATIENCE_S)
         assert second.term > first.term
         assert (await store.txn([second.fence()], [])).succeeded
@@ -187,3 +187,37 @@ async def time_of_loss(leadership: Leadership) -> float:
     """Return when a leadership was lost."""
     await leadership.lost.wait()
     return time.monotonic()
+
+
+async def test_who_leads_after_a_deposed_leader_knows_it_for_that_ones_ttl(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
+    async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
+        old = await a.acquire()
+        assert (old.took_by_force, old.deposed_ttl_s) == (False, 0.0)
+        assert await depose(store, key, old.term, 0.2)
+        new = await b.acquire()
+        assert (new.took_by_force, new.deposed_ttl_s) == (True, 0.2)
+        with pytest.raises(LeaseLost):
+            await store.renew(old.lease.id)  # so its belief ends within its TTL
+
+        async def is_settled() -> bool:
+            return await store.get(deposed_key(key)) is None
+
+        await eventually(is_settled, "the mark is taken away")
+        await new.resign()
+        assert not (await a.acquire()).took_by_force
+
+
+async def test_a_successor_that_is_replaced_at_once_hands_the_mark_on(slow_backend: Backend) -> None:
+    key = slow_backend.prefix + "leader"
+    async with slow_backend.open() as store, Campaign(store, key, b"a", 10) as a, Campaign(store, key, b"b", 10) as b:
+        await depose(store, key, (await a.acquire()).term, 60.0)
+        await (await b.acquire()).resign()
+        assert (await a.acquire()).deposed_ttl_s == 60.0
+
+
+async def test_a_mark_that_cannot_be_read_counts_as_a_long_one() -> None:
+    store = MemoryStore()
+    await store.put(deposed_key("/leader"), b"\xff")
+    async with Campaign(store, "/leader", b"a", 10) as campaign:
+        assert (await campaign.acquire()).deposed_ttl_s >= 30.0
