@@ -49,8 +49,14 @@ REFUSED_RETRY_S = 30.0
 HOPS_LIMIT = 3
 """Redirects followed at once; more means that masters point at each other while nobody leads."""
 
+CONNECT_S = 2.0
+"""Longest wait for a TCP connection: a host that is gone must not cost the time in which another could hear us."""
+
 FIRST_ANSWER_S = 10.0
-"""Longest wait for the connection, and for the answer to our Hello."""
+"""Longest wait for the handshake, and for a word after our Hello: a leader says so when others come first."""
+
+STALL_S = 0.5
+"""A timer this late means that we were stopped or starved, and that the other side may have spoken meanwhile."""
 
 REPORT_PAUSE_S = 0.01
 """Shortest time between two reports of changes: a thousand starts must not become a thousand frames."""
@@ -247,16 +253,16 @@ class _Session:
                 tasks.create_task(self._report(), name="report")
                 tasks.create_task(self._leave(), name="leave")
                 asks = Asks(self._sync._supervisor, self._sync._capture, tasks, self._send)
-                await self._listen(welcome.ttl_s, asks)
+                await self._listen(welcome.silence_s or welcome.ttl_s / 2, asks)
         except* (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as group:
             ended = list(group.exceptions)
         if ended and not self._stop.is_set():
             first = ended[0]
             raise SessionEnded(str(first) or type(first).__name__, getattr(first, "wait_s", None))
 
-    async def _listen(self, ttl_s: float, asks: Asks) -> None:
+    async def _listen(self, silence_s: float, asks: Asks) -> None:
         while True:
-            frame = await self._receive(ttl_s)
+            frame = await self._receive(silence_s)
             if isinstance(frame, frames.Orders):
                 self._sync.obey(frame)
             elif isinstance(frame, frames.Ask):
@@ -290,17 +296,25 @@ class _Session:
     async def _first(self, wait_s: float) -> frames.Frame:
         while True:
             frame = await self._receive(wait_s)
-            if frame is not None:
+            if frame is not None and not isinstance(frame, frames.Queued):
                 return frame
 
-    async def _receive(self, ttl_s: float) -> frames.Frame | None:
-        """Return the next frame (None: of a kind we do not know). Silence of `ttl_s` ends the session."""
+    async def _receive(self, silence_s: float) -> frames.Frame | None:
+        """Return the next frame (None: of a kind we do not know). Silence of `silence_s` ends the session.
+
+        Time in which we did not run is not the other side's silence: what it said may wait unread.
+        """
         assert self._socket is not None
-        try:
-            async with asyncio.timeout(ttl_s):
-                message = await self._socket.receive()
-        except TimeoutError:
-            raise SessionEnded(f"it was silent for {ttl_s:g} s") from None
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + silence_s
+            try:
+                async with asyncio.timeout_at(due_s):
+                    message = await self._socket.receive()
+                break
+            except TimeoutError:
+                if loop.time() - due_s < STALL_S:
+                    raise SessionEnded(f"it was silent for {silence_s:g} s") from None
         if message.type is not aiohttp.WSMsgType.BINARY:
             reason = f" ({message.extra})" if message.extra else ""
             raise SessionEnded(f"the connection was closed{reason}")
@@ -314,7 +328,7 @@ class _Session:
 @asynccontextmanager
 async def dialing_masters(tls: ssl.SSLContext | bool) -> AsyncIterator[Dial]:
     """Give the dial of a real network, for the time of the context; `tls` as from `tls_context`."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=FIRST_ANSWER_S)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     async with aiohttp.ClientSession(timeout=timeout) as http:
 
         async def dial(url: str, token: str) -> Socket:

@@ -134,7 +134,7 @@ async def _serve(
         store,
         advert,
         cluster.incarnation,
-        LeaderTimes(settings.node_beat_s, settings.node_ttl_s, settings.leader_ttl_s),
+        LeaderTimes(settings.nodes, settings.leader_ttl_s),
         chores=lambda: trim_events(store),
         can_execute=settings.allow_exec_analysis,
         allow_templates=settings.allow_templates,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class LeaderPort(Protocol):
 
     def last_seen(self) -> Mapping[str, float]:
         """Return for each node with a session here the seconds since 1970 of its last frame (leader only)."""
+        ...
+
+    def suspects(self) -> Collection[str]:
+        """Return the names of the nodes that have been silent for longer than they should be (leader only)."""
         ...
 
     def logs(

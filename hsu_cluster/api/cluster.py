@@ -9,7 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from hsu_cluster.api.calls import Answer, Call
 from hsu_cluster.api.documents import master_document
+from hsu_cluster.api.reading import NODES_ONLY
 from hsu_cluster.client.documents import ClusterDocument, HealthDocument
+from hsu_cluster.planning.failover import mass_loss
 from hsu_core.model.errors import StoreUnavailable
 from hsu_core.model.records import ClusterRecord, MasterAdvert
 from hsu_core.store.base import range_all
@@ -17,6 +19,9 @@ from hsu_core.wire import keys
 from hsu_core.wire.codec import decode
 
 VERSION = metadata.version("hsu-cluster")
+
+NAMES_SHOWN = 5
+"""Nodes named in one sentence."""
 
 READY_TIMEOUT_S = 2.0
 """A store slower than this cannot serve people; a load balancer then asks another master."""
@@ -55,8 +60,18 @@ async def get_cluster(call: Call) -> Answer:
         "store": {"backend": status.backend, "version": status.version, "warnings": list(status.warnings)},
         "incarnation": decode(ClusterRecord, identity.entries[0].value).incarnation if identity.entries else "",
         "version": VERSION,
+        "alarms": await _alarms(call),
     }
     return Answer(document)
+
+
+async def _alarms(call: Call) -> list[str]:
+    """Return what a person has to look at: nodes lost together."""
+    view = (await call.services.reader.read(NODES_ONLY)).view
+    lost = mass_loss(view.nodes, call.services.clock(), view.times.ttl_s)
+    names = ", ".join(sorted(lost.nodes)[:NAMES_SHOWN]) + (", ..." if len(lost.nodes) > NAMES_SHOWN else "")
+    why = f"{lost.text}; what ran on {names} is not placed elsewhere: restore the network or remove dead nodes"
+    return [why] if lost.nodes else []
 
 
 async def get_openapi(call: Call) -> web.StreamResponse:

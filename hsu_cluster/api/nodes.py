@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hsu_cluster.api.calls import Answer, Call, list_document, page_request
-from hsu_cluster.api.documents import node_document
+from hsu_cluster.api.documents import LeaderWord, node_document
 from hsu_cluster.api.problem import conflict
 from hsu_cluster.api.reading import NODES_ONLY
 from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
@@ -25,8 +25,8 @@ async def list_nodes(call: Call) -> Answer:
     page = page_request(call)
     reading = await call.services.reader.read(NODES_ONLY, revision=page.revision)
     usage = await _usage(call)
-    seen = call.services.leader.last_seen()
-    items = [node_document(reading, node, usage, seen) for _, node in sorted(reading.view.nodes.items())]
+    word, now_s = _word(call), call.services.clock()
+    items = [node_document(reading, node, usage, word, now_s) for _, node in sorted(reading.view.nodes.items())]
     return Answer(list_document(items, lambda item: (item["name"],), page, reading.revision))
 
 
@@ -44,7 +44,12 @@ async def _read_node(call: Call, name: str, revision: int | None = None) -> Node
     node = reading.view.nodes.get(name)
     if node is None:
         raise await _no_such_node(call, name)
-    return node_document(reading, node, await _usage(call), call.services.leader.last_seen())
+    return node_document(reading, node, await _usage(call), _word(call), call.services.clock())
+
+
+def _word(call: Call) -> LeaderWord:
+    leader = call.services.leader
+    return LeaderWord(leader.last_seen(), leader.suspects())
 
 
 async def _usage(call: Call) -> Mapping[str, Usage]:

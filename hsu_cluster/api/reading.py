@@ -21,7 +21,7 @@ from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.errors import Compacted
 from hsu_core.model.ids import AppId, InstanceId
-from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 from hsu_core.model.view import ClusterView
@@ -119,9 +119,14 @@ class Reader:
     """Reads from one store; `clock` gives seconds since 1970 to the planner that explains unplaced slots."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+        times: NodeTimes = DEFAULT_TIMES,
     ) -> None:
         self._store = store
+        self._times = times
         self._clock = clock
         self._monotonic = monotonic
         self._overview: Reading | None = None
@@ -179,7 +184,7 @@ class Reader:
         records: list[_Record] = []
         for prefix in scope.prefixes:
             records += await self._range(prefix, revision)
-        reading = _build(scope, revision, records)
+        reading = _build(scope, revision, records, self._times)
         self._readings[scope, revision] = reading
         while len(self._readings) > KEPT_READINGS:
             self._readings.popitem(last=False)
@@ -214,7 +219,7 @@ class _Record:
     content: Any
 
 
-def _build(scope: Scope, revision: int, records: list[_Record]) -> Reading:
+def _build(scope: Scope, revision: int, records: list[_Record], times: NodeTimes) -> Reading:
     apps: dict[AppId, AppRecord] = {}
     revisions: dict[tuple[AppId, int], Revision] = {}
     assignments: dict[InstanceId, Assignment] = {}
@@ -249,7 +254,17 @@ def _build(scope: Scope, revision: int, records: list[_Record]) -> Reading:
         elif isinstance(content, RouteState):
             routes[content.app, content.name] = content
     view = ClusterView(
-        revision, apps, revisions, assignments, statuses, nodes, intents, rollouts=rollouts, runs=runs, routes=routes
+        revision,
+        apps,
+        revisions,
+        assignments,
+        statuses,
+        nodes,
+        intents,
+        rollouts=rollouts,
+        runs=runs,
+        routes=routes,
+        times=times,
     )
     return Reading(scope, view, changed)
 

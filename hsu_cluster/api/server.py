@@ -74,7 +74,7 @@ def create_app(
         settings=settings,
         leader=leader,
         clock=clock,
-        reader=Reader(store, clock),
+        reader=Reader(store, clock, times=settings.nodes),
         tokens=TokenBook(store, monotonic),
         metrics=ApiMetrics(registry if registry is not None else CollectorRegistry()),
         peers=peers,

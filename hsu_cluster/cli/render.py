@@ -49,7 +49,7 @@ STATE_STYLES: Mapping[str, str] = {
     State.UNKNOWN: _BAD,
 }
 
-NODE_STYLES: Mapping[str, str] = {"ready": _GOOD, "left": _QUIET, "lost": _BAD}
+NODE_STYLES: Mapping[str, str] = {"ready": _GOOD, "suspect": _BUSY, "left": _QUIET, "lost": _BAD}
 
 
 def phase_cell(phase: str) -> Cell:
@@ -65,8 +65,9 @@ def state_cell(instance: InstanceDocument) -> Cell:
 
 
 def node_state(node: NodeDocument) -> str:
-    """Return the state of a node with what was asked of it: `ready, draining`."""
+    """Return the state of a node with what was asked of it, or why it takes nothing: `ready, draining`."""
     asked = "draining" if node["draining"] else "cordoned" if node["cordoned"] else ""
+    asked = asked or ("cooling down" if node["cooling_until"] is not None else "")
     return f"{node['state']}, {asked}" if asked else node["state"]
 
 

@@ -30,6 +30,7 @@ from hsu_cluster.client.documents import (
     UnenforcedDocument,
     WorkerDocument,
 )
+from hsu_core.model.quantity import format_duration
 
 FIELDS_SHOWN = 8
 """Changed fields of a plan, and instances on one line of it; the rest is counted."""
@@ -171,6 +172,16 @@ def node_details(
             ("Processors", f"{load_text(node['used'], node['capacity'], 'cpu')} reserved"),
             ("Memory", f"{load_text(node['used'], node['capacity'], 'memory')} reserved"),
             ("Last seen", _when(node["last_seen"], now)),
+            *(
+                [
+                    (
+                        "Cooling down",
+                        f"nothing new is placed here for {format_duration(round(node['cooling_until'] - now))}",
+                    )
+                ]
+                if node["cooling_until"] is not None
+                else []
+            ),
         ]
     )
     return [
@@ -203,7 +214,8 @@ def cluster_status(
             ("Apps", count(len(apps), "app") if apps else "none is deployed"),
         ]
     )
-    warnings = [Text(f"warning: {shown(warning)}", style="yellow") for warning in store["warnings"]]
+    warnings = [Text(f"alarm: {shown(alarm)}", style="bold red") for alarm in cluster["alarms"]]
+    warnings += [Text(f"warning: {shown(warning)}", style="yellow") for warning in store["warnings"]]
     return [
         *head,
         *warnings,

@@ -207,8 +207,10 @@ class CapacityDocument(TypedDict):
 
 
 class NodeDocument(TypedDict):
-    """A host. `used` is what its assignments reserve; `last_seen` is null when only the leader knows it.
+    """A host. `state`: ready, suspect, lost or left. `used` is what its assignments reserve.
 
+    Only the leader knows `last_seen` and who is suspect: from another master they are null and ready. Nothing new is
+    placed before `cooling_until` on a node that was lost and came back; null: it never was.
     `limits`: how it holds each limit; empty if its agent does not tell.
     """
 
@@ -225,6 +227,7 @@ class NodeDocument(TypedDict):
     version: str
     address: str
     reason: str
+    cooling_until: float | None
     limits: list[LimitSupportDocument]
     revision: int
 
@@ -262,7 +265,10 @@ class StoreDocument(TypedDict):
 
 
 class ClusterDocument(TypedDict):
-    """The cluster as this master sees it. `leader` null: nobody leads. `term` 0: nobody led yet."""
+    """The cluster as this master sees it. `leader` null: nobody leads. `term` 0: nobody led yet.
+
+    `alarms`: sentences about what a person has to look at now.
+    """
 
     leader: MasterDocument | None
     term: int
@@ -271,6 +277,7 @@ class ClusterDocument(TypedDict):
     store: StoreDocument
     incarnation: str
     version: str
+    alarms: list[str]
 
 
 class RemovedDocument(TypedDict):

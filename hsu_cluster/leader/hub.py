@@ -1,7 +1,8 @@
 """The node hub: admits agents, keeps what they observe, notices the silent ones.
 
 Heartbeats live in memory only; transitions are written (fenced) to the store. Whether a node is
-lost is decided in `planning.failover`; what to do about it in `planning.reconcile`.
+lost is decided in `planning.failover`; what to do about it in `planning.reconcile`. How many agents come in
+at once is up to `leader.admission`.
 """
 
 from __future__ import annotations
@@ -13,25 +14,45 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hsu_cluster.leader.admission import Line, Registrar
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook
 from hsu_cluster.leader.writer import FencedWriter
-from hsu_cluster.planning.failover import judge_nodes
+from hsu_cluster.planning.failover import NodeVerdicts, judge_nodes, mass_loss, returned
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
 from hsu_core.model.ids import InstanceId, is_node_name
-from hsu_core.model.node import NodeRecord, NodeState
+from hsu_core.model.node import NodeRecord, NodeState, NodeTimes
 from hsu_core.runtime.sockets import Socket
 from hsu_core.store.base import Operation, Put
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
-from hsu_core.wire.frames import OLDEST_PROTOCOL, PROTOCOL, Goodbye, Hello, Refuse, Report, Welcome, encode_frame
+from hsu_core.wire.frames import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Goodbye,
+    Hello,
+    Queued,
+    Refuse,
+    Report,
+    Welcome,
+    encode_frame,
+)
 
 log = logging.getLogger(__name__)
 
 SESSIONS_LIMIT = 10_000
 """Agents of one master: twice the 5,000 of the design."""
+
+QUEUED_EVERY_S = 4.0
+"""How often an agent in the line is told that it waits: it gives up after 10 s without a word."""
+
+SETTLE_S = 5.0
+"""An agent that has not reported by then does not keep others out any longer."""
+
+STORM_TTLS = 10
+"""Longest grace for a line that does not end, in TTLs: a fleet of 5,000 is in within two."""
 
 
 class Hub:
@@ -45,8 +66,7 @@ class Hub:
         term: int,
         incarnation: str,
         leader: str,
-        beat_s: float,
-        ttl_s: float,
+        times: NodeTimes,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -55,14 +75,20 @@ class Hub:
         self._term = term
         self._incarnation = incarnation
         self._leader = leader
-        self._beat_s = beat_s
-        self._ttl_s = ttl_s
+        self._times = times
         self._clock = clock
         self._monotonic = monotonic
         self._since_s = monotonic()
         self._sessions: dict[str, Session] = {}
         self._silent_since_s: dict[str, float] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._line = Line()
+        self._admitting: dict[Session, tuple[asyncio.Future[None], float]] = {}
+        self._storm_s: tuple[float, float] | None = None
+        self._is_braked = False
+        self.suspects: frozenset[str] = frozenset()
+        """Names of the nodes that are silent for longer than they should be."""
+        self.registrar = Registrar(snapshot, writer)
         self.statuses = StatusBook(snapshot, writer, clock)
 
     # What a session asks of its hub
@@ -84,6 +110,12 @@ class Hub:
         """Keep what an agent observed; a session that was replaced has no say any more."""
         if self._sessions.get(session.node) is session:
             self.statuses.take(session.node, report)
+
+    def settled(self, session: Session) -> None:
+        """Let the next agent in: this one has reported and has its orders, or is gone."""
+        turn, _ = self._admitting.pop(session, (None, 0.0))
+        if turn is not None:
+            self._line.end(turn)
 
     async def take_goodbye(self, session: Session, goodbye: Goodbye) -> None:
         """Write that the agent has left on purpose."""
@@ -131,20 +163,40 @@ class Hub:
         try:
             if previous is not None:
                 await previous.close()
+            await self._stand_in_line(session, socket)
+            if self._sessions.get(hello.node) is not session:
+                return  # the agent dialled again meanwhile
             async with self._turn(hello.node):
                 await self._register(hello)
-            protocol = min(hello.protocol, PROTOCOL)
-            welcome = Welcome(self._term, self._incarnation, self._beat_s, self._ttl_s, self._leader, protocol)
-            await socket.send_bytes(encode_frame(welcome))
+            await socket.send_bytes(encode_frame(self._welcome(hello)))
             log.info("node %s connected", hello.node, extra={"node": hello.node, "version": hello.version})
             await session.run()
         except* (StoreError, ConnectionError) as errors:
             log.warning("node %s: session ended: %s", hello.node, errors.exceptions[0])
         finally:
+            self.settled(session)
             if self._sessions.get(hello.node) is session:
                 del self._sessions[hello.node]
                 self._silent_since_s[hello.node] = session.last_frame_s
             await session.close()
+
+    async def _stand_in_line(self, session: Session, socket: Socket) -> None:
+        """Wait until it is this agent's turn to be admitted."""
+        turn = self._line.enter()
+        self._admitting[session] = (turn, self._monotonic())
+        while not turn.done():
+            await asyncio.wait({turn}, timeout=QUEUED_EVERY_S)
+            if not turn.done():
+                await socket.send_bytes(encode_frame(Queued(self._line.waiting)))
+        if session in self._admitting:
+            self._admitting[session] = (turn, self._monotonic())
+        session.last_frame_s = self._monotonic()
+
+    def _welcome(self, hello: Hello) -> Welcome:
+        times, protocol = self._times, min(hello.protocol, PROTOCOL)
+        return Welcome(
+            self._term, self._incarnation, times.beat_s, times.ttl_s, self._leader, protocol, times.suspect_s
+        )
 
     def _refusal(self, hello: Hello) -> Refuse | None:
         if not is_node_name(hello.node):
@@ -159,7 +211,7 @@ class Hub:
             return Refuse("limit.too-many", f"{SESSIONS_LIMIT} nodes are connected already")
         other = self._sessions.get(hello.node)
         is_stranger = other is not None and _identity(other.hello) != _identity(hello)
-        if other is not None and is_stranger and self._monotonic() - other.last_frame_s < 2 * self._beat_s:
+        if other is not None and is_stranger and self._monotonic() - other.last_frame_s < 2 * self._times.beat_s:
             return Refuse(
                 "node.name-taken",
                 f"another agent is connected as {hello.node}; give each agent its own `node` name",
@@ -182,13 +234,15 @@ class Hub:
             host=hello.host,
         )
         known = self._snapshot.view().nodes.get(hello.node)
+        if known is not None:
+            record = returned(record, known, now_s)
         if known is not None and replace(known, changed_at=now_s, reason="") == record:
             return
         if known is None:
             what = "joined"
         else:
             what = f"is back (was {known.state})" if known.state is not record.state else "changed"
-        await self._write(
+        await self.registrar.write(
             [
                 Put(keys.node(hello.node), encode(record)),
                 self._writer.event("NodeReady", hello.node, f"node {hello.node} {what}", node=hello.node),
@@ -203,23 +257,63 @@ class Hub:
         while True:
             now_s = self._monotonic()
             # If this loop itself was held up (starved, stopped), frames may wait unread: give that time back.
-            if now_s - due_s > self._beat_s / 2:
+            if now_s - due_s > self._times.beat_s / 2:
                 self._forgive(now_s - due_s, now_s)
-            if self._silent():
-                await self._lose(self._silent())
+            self._watch_line(now_s)
+            verdicts = self._judge()
+            self._suspect(verdicts.suspects)
+            if verdicts.lost:
+                await self._lose(verdicts.lost)
+            await self._watch_brake()
             await self._mend()
-            due_s = self._monotonic() + self._beat_s / 4
-            await asyncio.sleep(self._beat_s / 4)
+            due_s = self._monotonic() + self._times.beat_s / 4
+            await asyncio.sleep(self._times.beat_s / 4)
 
-    def _silent(self) -> tuple[str, ...]:
-        """Return the nodes that have been silent for their TTL."""
+    def _judge(self) -> NodeVerdicts:
+        """Return which nodes have been silent for too long."""
         nodes = self._snapshot.view().nodes
-        return judge_nodes(nodes, self._heard(), self._since_s, self._monotonic(), self._ttl_s).lost
+        return judge_nodes(nodes, self._heard(), self._since_s, self._monotonic(), self._times)
 
     def _heard(self) -> dict[str, float]:
         heard = dict(self._silent_since_s)
-        heard.update((name, session.last_frame_s) for name, session in self._sessions.items())
+        now_s = self._monotonic()
+        heard.update(
+            (name, session.last_frame_s if session.is_admitted else now_s)  # who stands in line is here
+            for name, session in self._sessions.items()
+        )
         return heard
+
+    def _watch_line(self, now_s: float) -> None:
+        """Begin the grace of all nodes anew while agents stand in line: others may not have got that far yet."""
+        for session, (turn, since_s) in list(self._admitting.items()):
+            if turn.done() and now_s - since_s > SETTLE_S:
+                self.settled(session)
+        if not self._line.waiting:
+            return
+        ttl_s = self._times.ttl_s
+        began_s, seen_s = self._storm_s if self._storm_s is not None else (now_s, now_s)
+        if now_s - seen_s > ttl_s:
+            began_s = now_s
+        self._storm_s = (began_s, now_s)
+        if now_s - began_s < STORM_TTLS * ttl_s:
+            self._since_s = now_s
+
+    def _suspect(self, names: Sequence[str]) -> None:
+        for name in sorted(set(names) - self.suspects):
+            log.info("node %s is suspect: silent for %g s", name, self._times.suspect_s, extra={"node": name})
+        self.suspects = frozenset(names)
+
+    async def _watch_brake(self) -> None:
+        """Tell people when so many nodes are lost together that nothing is moved, and when that is over."""
+        held = mass_loss(self._snapshot.view().nodes, self._clock(), self._times.ttl_s)
+        if bool(held.nodes) is self._is_braked:
+            return
+        code, text = "FailoverResumed", "instances of lost nodes are placed elsewhere again"
+        if held.nodes:
+            code, text = "FailoverBraked", f"{held.text}; their instances are not placed elsewhere"
+            log.error("%s", text)
+        await self._write([self._writer.event(code, "nodes", text)])
+        self._is_braked = bool(held.nodes)
 
     def _forgive(self, lag_s: float, now_s: float) -> None:
         self._since_s = min(self._since_s + lag_s, now_s)
@@ -233,14 +327,14 @@ class Hub:
         async with contextlib.AsyncExitStack() as turns:
             for name in sorted(names):
                 await turns.enter_async_context(self._turn(name))
-            still_silent = set(self._silent())  # one may have spoken while we waited
+            still_silent = set(self._judge().lost)  # one may have spoken while we waited
             lost = [name for name in names if name in still_silent]
             for name in lost:
                 session = self._sessions.pop(name, None)
                 if session is not None:
                     self._silent_since_s[name] = session.last_frame_s
                     await session.close()
-            await self._set_states(lost, NodeState.LOST, f"silent for {self._ttl_s:g} s")
+            await self._set_states(lost, NodeState.LOST, f"silent for {self._times.ttl_s:g} s")
             self.statuses.lose(lost)
 
     async def _mend(self) -> None:
@@ -261,7 +355,11 @@ class Hub:
             if known is None or known.state is state:
                 continue
             log.warning("node %s is %s: %s", name, state, why, extra={"node": name})
-            record = replace(known, state=state, reason=why, changed_at=self._clock())
+            now_s = self._clock()
+            is_loss = state is NodeState.LOST and known.state is NodeState.READY
+            record = replace(
+                known, state=state, reason=why, changed_at=now_s, lost_at=now_s if is_loss else known.lost_at
+            )
             text = f"node {name} is {state}: {why}"
             operations += [
                 Put(keys.node(name), encode(record)),

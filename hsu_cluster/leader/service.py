@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,7 @@ from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
 from hsu_core.model.records import MasterAdvert
 from hsu_core.model.view import ClusterView, Plan
 from hsu_core.runtime.ambient import REAL, Ambient
@@ -51,10 +52,9 @@ HOUSEKEEPING_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LeaderTimes:
-    """`beat_s` and `ttl_s` of nodes, `leader_ttl_s` of the leader key; seconds."""
+    """The times of nodes, and `leader_ttl_s` of the leader key in seconds."""
 
-    beat_s: float = 2.0
-    ttl_s: float = 8.0
+    nodes: NodeTimes = DEFAULT_TIMES
     leader_ttl_s: float = 5.0
 
 
@@ -131,6 +131,10 @@ class LeaderService:
     def last_seen(self) -> Mapping[str, float]:
         """Return for each node with a session here the seconds since 1970 of its last frame."""
         return self._reign.hub.last_seen() if self._reign else {}
+
+    def suspects(self) -> Collection[str]:
+        """Return the names of the nodes that have been silent for longer than they should be (leader only)."""
+        return self._reign.hub.suspects if self._reign else ()
 
     @asynccontextmanager
     async def logs(
@@ -274,7 +278,7 @@ class LeaderService:
             if hub is not None:
                 hub.wake_sessions(nodes)
 
-        snapshot = Snapshot(self._store, on_change)
+        snapshot = Snapshot(self._store, on_change, self._times.nodes)
         await snapshot.load()
         hub = Hub(
             snapshot,
@@ -282,8 +286,7 @@ class LeaderService:
             term=leadership.term,
             incarnation=self._incarnation,
             leader=self._advert.url,
-            beat_s=self._times.beat_s,
-            ttl_s=self._times.ttl_s,
+            times=self._times.nodes,
             clock=self._clock,
             monotonic=self._monotonic,
         )
@@ -318,6 +321,7 @@ class LeaderService:
                         ("traffic", _through_outages("keep the routes", traffic.run)),
                         ("statuses", _through_outages("write statuses", hub.statuses.run)),
                         ("nodes", _through_outages("watch nodes", hub.watch_nodes)),
+                        ("registrations", _through_outages("register nodes", hub.registrar.run)),
                         ("chores", self._do_chores()),
                         ("announce", _through_outages("announce", announce)),
                     )

@@ -78,6 +78,10 @@ class SessionHost(Protocol):
         """Keep what the agent observed."""
         ...
 
+    def settled(self, session: Session) -> None:
+        """The agent has reported everything and has all its orders."""
+        ...
+
     async def take_goodbye(self, session: Session, goodbye: Goodbye) -> None:
         """The agent ends."""
         ...
@@ -107,6 +111,7 @@ class Session:
         self._sent: dict[InstanceId, Assignment] = {}
         self._sent_specs: set[str] = set()
         self._has_sent_all = False
+        self._has_reported = False
         self._outgoing: asyncio.Queue[Frame] = asyncio.Queue(maxsize=CHUNKS_LIMIT)
         self._requests: dict[int, asyncio.Queue[Chunk | Answer]] = {}
         self._next_request = 0
@@ -159,6 +164,9 @@ class Session:
             self._offer(BeatAck(frame.sent_at, self._term))
         elif isinstance(frame, Report):
             await self._host.take_report(self, frame)
+            if frame.is_full:
+                self._has_reported = True
+                self._wake.wake()
         elif isinstance(frame, Chunk | Answer):
             self._take_answer(frame)
         elif isinstance(frame, Goodbye):
@@ -187,6 +195,8 @@ class Session:
                 await self._write(self._outgoing.get_nowait())
             for frame in self._due_orders():
                 await self._write(frame)
+            if self._has_sent_all and self._has_reported:
+                self._host.settled(self)
             await self._wake.wait()
 
     async def _write(self, frame: Frame) -> None:

@@ -16,7 +16,7 @@ from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.errors import Compacted, StoreError, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
-from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.order import OrderSpec, spec_key
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
@@ -58,8 +58,9 @@ class Changes:
 class Snapshot:
     """Desired and observed state at `revision`, with an index of assignments by node."""
 
-    def __init__(self, store: Store, on_change: Callable[[set[str]], None]) -> None:
+    def __init__(self, store: Store, on_change: Callable[[set[str]], None], times: NodeTimes = DEFAULT_TIMES) -> None:
         self.revision = 0
+        self._times = times
         self.changes = Changes()
         self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
         self._store = store
@@ -100,6 +101,7 @@ class Snapshot:
             rollouts=self._rollouts,
             runs=self._runs,
             routes=self._routes,
+            times=self._times,
         )
 
     def order_spec(self, assignment: Assignment) -> tuple[str, Any]:

@@ -33,18 +33,18 @@ def move_off_lost_nodes(mover: Mover, slots: list[Slot]) -> None:
                 f"{slot.instance} is strict and node {node} is lost, so it may still be running there; it is "
                 f"placed elsewhere when {node} returns or is removed (`hsu-cluster node remove {node}`)",
             )
-        elif draft.is_braked:
+        elif node in draft.brake.nodes:
             braked += 1
         else:
             moving.setdefault(f"node {node} is lost", []).append(slot)
     if braked:
-        lost, total = len(draft.lost_nodes), len(draft.view.nodes)
+        if draft.brake.until_s is not None:
+            draft.retry_at(draft.brake.until_s)
         draft.wait(
             mover.target.name,
             "failover.brake",
-            f"{lost} of {total} nodes are lost, more than 30 %: more likely the masters are cut off than all of these "
-            f"dead, so {braked} instances of {mover.target.name} are not placed elsewhere; restore the network, or "
-            "remove dead nodes (`hsu-cluster node remove NODE`)",
+            f"{draft.brake.text}, so {braked} instances of {mover.target.name} are not placed elsewhere; restore the "
+            "network, or remove dead nodes (`hsu-cluster node remove NODE`)",
         )
     for why in sorted(moving):
         mover.place(moving[why], why)

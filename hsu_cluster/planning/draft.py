@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from hsu_cluster.planning.departure import Departure, departure_of
-from hsu_cluster.planning.failover import is_mass_loss
+from hsu_cluster.planning.failover import MassLoss, mass_loss
 from hsu_cluster.planning.node_table import NodeTable
 from hsu_cluster.planning.slots import Desired
 from hsu_cluster.planning.traffic import registered
@@ -93,9 +93,9 @@ class Draft:
         )
 
     @cached_property
-    def is_braked(self) -> bool:
-        """Return whether so many nodes are lost together that nothing is moved off them."""
-        return is_mass_loss(len(self.lost_nodes), len(self.view.nodes))
+    def brake(self) -> MassLoss:
+        """Return the lost nodes that nothing is moved off, because so many were lost together."""
+        return mass_loss(self.view.nodes, self.now_s, self.view.times.ttl_s)
 
     def is_lost(self, node: str) -> bool:
         """Return whether a node is lost or removed."""

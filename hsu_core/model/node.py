@@ -13,8 +13,26 @@ class NodeState(StrEnum):
     """What the leader holds of a node."""
 
     READY = "ready"
+    SUSPECT = "suspect"  # silent for half its TTL: in the leader's memory and answers alone, never stored
     LOST = "lost"  # silent for its TTL: its instances are placed elsewhere
     LEFT = "left"  # said good-bye: a clean stop of the agent, its workers run on
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTimes:
+    """How long a node may be silent, and what follows from it; seconds. The masters dictate them.
+
+    An agent beats every `beat_s`, is suspect after `suspect_s` of silence and lost after `ttl_s`. Nothing new is placed
+    for `cooldown_s` on one that was lost and came back; the time doubles each time it is lost again soon after.
+    """
+
+    beat_s: float = 2.0
+    suspect_s: float = 4.0
+    ttl_s: float = 8.0
+    cooldown_s: float = 30.0
+
+
+DEFAULT_TIMES = NodeTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +50,8 @@ class Capacity:
 class NodeRecord:
     """What the node hub keeps of a node: written when it registers, is lost or comes back.
 
-    `host`: what it has to hold limits with; None: its agent does not tell.
+    `host`: what it has to hold limits with; None: its agent does not tell. `lost_at` and `back_at`: when it was last
+    lost without a good-bye and when it came back from that (0: never); `flaps`: how many times in a row.
     """
 
     name: str
@@ -47,6 +66,9 @@ class NodeRecord:
     changed_at: float = 0.0
     reason: str = ""
     host: HostLayout | None = None
+    lost_at: float = 0.0
+    back_at: float = 0.0
+    flaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

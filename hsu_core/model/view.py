@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
-from hsu_core.model.node import NodeIntent, NodeRecord
+from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 
@@ -27,6 +27,7 @@ class ClusterView:
     `runs` are keyed by (app, run id), `routes` by (app, name of the route).
     `held` and `unreadable_nodes`: apps and nodes of which a record is there that this release cannot read
     (damaged, or of a newer release): absent from the maps, and not to be taken for removed.
+    `times`: what the masters' settings say of nodes.
     """
 
     revision: int
@@ -41,6 +42,7 @@ class ClusterView:
     rollouts: Mapping[AppId, Rollout] = field(default_factory=dict)
     runs: Mapping[tuple[AppId, str], AnalysisRun] = field(default_factory=dict)
     routes: Mapping[tuple[AppId, str], RouteState] = field(default_factory=dict)
+    times: NodeTimes = DEFAULT_TIMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
+
 DEFAULT_MASTER_PORT = 7070
 
 
@@ -74,8 +76,8 @@ class EtcdStoreSettings:
 class MasterSettings:
     """Settings of `hsu-cluster master`.
 
-    `node_beat_s` is how often an agent reports, `node_ttl_s` how long it may be silent (at least three
-    beats: one lost frame and one late one are no failure), `leader_ttl_s` the lease of the leader key.
+    `nodes` is how long nodes may be silent (the ttl is at least three beats: one lost frame and one late one are no
+    failure), `leader_ttl_s` the lease of the leader key.
     `allow_exec_analysis`: programs that an app's analyses name are run here, with the rights of this master.
     `allow_templates`: whether a manifest's route may write a file and run a program on the leading master.
     """
@@ -88,8 +90,7 @@ class MasterSettings:
     admin_token_file: Path
     node_token_file: Path
     tls: TlsFiles | None = None
-    node_ttl_s: float = 8.0
-    node_beat_s: float = 2.0
+    nodes: NodeTimes = DEFAULT_TIMES
     leader_ttl_s: float = 5.0
     log_format: str = "text"
     log_level: str = "info"

@@ -2,6 +2,7 @@
 
     agent                               master
       | Hello  ------------------------> |  (a standby answers Redirect, a refusal is Refuse)
+      | <------------------------- Queued|  now and then, while others are admitted first
       | <------------------------ Welcome|  term, incarnation, pace of the beats
       | Report(is_full) ---------------> |  everything observed; then changes at once
       | <----------------- Orders(full)  |  its own assignments only; then changes
@@ -59,7 +60,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The leader takes the node. Beat every `beat_s`; silent for `ttl_s` means lost."""
+    """The leader takes the node. Beat every `beat_s`; silent for `ttl_s` means lost.
+
+    An agent that heard nothing for `silence_s` looks for another way to a leader, in time to be heard again before
+    `ttl_s` (0: a release that does not tell; half of `ttl_s` then).
+    """
 
     term: int
     incarnation: str
@@ -67,6 +72,14 @@ class Welcome:
     ttl_s: float
     leader: str = ""
     protocol: int = PROTOCOL
+    silence_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The leader admits others first, `waiting` agents are in the line: stay, this counts as a sign of life."""
+
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +189,22 @@ class Goodbye:
     is_stopping_workers: bool = False
 
 
-Frame = Hello | Welcome | Redirect | Refuse | Beat | BeatAck | Orders | Report | Ask | Chunk | Answer | Cancel | Goodbye
+Frame = (
+    Hello
+    | Welcome
+    | Queued
+    | Redirect
+    | Refuse
+    | Beat
+    | BeatAck
+    | Orders
+    | Report
+    | Ask
+    | Chunk
+    | Answer
+    | Cancel
+    | Goodbye
+)
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Frame)}
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator
 
 from hsu_core.model.errors import InvalidManifest, InvalidSettings
+from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
 from hsu_core.runtime.settings import (
     DEFAULT_MASTER_PORT,
     AgentSettings,
@@ -45,6 +46,9 @@ BEATS_PER_TTL = 3
 
 LEADER_TTL_LEAST_S = 2.0
 """etcd grants no shorter lease: 1.5 times its election timeout of 1 s, rounded up."""
+
+BEATS_PER_SUSPICION = 1.5
+"""A node is suspect, and an agent gives a silent master up, once a beat is late by half a beat at the earliest."""
 
 
 def is_loopback(host: str) -> bool:
@@ -119,6 +123,13 @@ class _Analysis(Strict):
     allow_exec: Boolean = False
 
 
+class _Nodes(Strict):
+    beat: Duration | None = None
+    suspect: Duration | None = None
+    ttl: Duration | None = None
+    cooldown: Duration | None = None
+
+
 class _Master(Strict):
     name: NodeName | None = None
     listen: _Listen = Listen("127.0.0.1", DEFAULT_MASTER_PORT)
@@ -128,8 +139,9 @@ class _Master(Strict):
     tls: _Tls | None = None
     admin_token_file: Text | None = None
     node_token_file: Text | None = None
-    node_ttl: Duration = 8.0
-    node_beat: Duration = 2.0
+    nodes: _Nodes | None = None
+    node_ttl: Duration | None = None
+    node_beat: Duration | None = None
     leader_ttl: Duration = 5.0
     allow_templates: Boolean = False
     log_format: _LogFormat = "text"
@@ -190,6 +202,7 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         raise found.refusal()
     places = _Places(file, host)
     data_dir = places.path(model.data_dir) if model.data_dir else host.data_dir("hsu-cluster")
+    times = _node_times(model, found)
     _check_master(model, found)
     if found.faults:
         raise found.refusal()
@@ -205,8 +218,7 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         admin_token_file=places.optional(model.admin_token_file) or data_dir / "admin.token",
         node_token_file=places.optional(model.node_token_file) or data_dir / "node.token",
         tls=TlsFiles(places.path(model.tls.cert_file), places.path(model.tls.key_file)) if model.tls else None,
-        node_ttl_s=model.node_ttl,
-        node_beat_s=model.node_beat,
+        nodes=times,
         leader_ttl_s=model.leader_ttl,
         log_format=model.log_format,
         log_level=model.log_level,
@@ -215,15 +227,41 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
     )
 
 
-def _check_master(model: _Master, found: FaultList) -> None:
-    if model.node_beat < 0.05:
-        found.fault(("node_beat",), f"{model.node_beat:g} s is too often", "write 50ms or more")
-    if model.node_ttl < BEATS_PER_TTL * model.node_beat:
+def _node_times(model: _Master, found: FaultList) -> NodeTimes:
+    """Return what `nodes` says; `node_ttl` and `node_beat` are its older words for two of them."""
+    said, default = model.nodes or _Nodes(), DEFAULT_TIMES
+    paths: dict[str, tuple[str, ...]] = {}
+    for key, older, newer in (("beat", model.node_beat, said.beat), ("ttl", model.node_ttl, said.ttl)):
+        paths[key] = (f"node_{key}",) if older is not None and newer is None else ("nodes", key)
+        if older is not None and newer is not None:
+            found.fault((f"node_{key}",), f"nodes.{key} says the same", "keep nodes." + key)
+    beat_s = _first(said.beat, model.node_beat, default.beat_s)
+    ttl_s = _first(said.ttl, model.node_ttl, default.ttl_s)
+    beat, ttl = ".".join(paths["beat"]), ".".join(paths["ttl"])
+    if beat_s < 0.05:
+        found.fault(paths["beat"], f"{beat_s:g} s is too often", "write 50ms or more")
+    if ttl_s < BEATS_PER_TTL * beat_s:
         found.fault(
-            ("node_ttl",),
-            f"node_ttl of {model.node_ttl:g} s is below {BEATS_PER_TTL} x node_beat ({model.node_beat:g} s)",
-            f"write {BEATS_PER_TTL * model.node_beat:g}s or more, or lower node_beat",
+            paths["ttl"],
+            f"{ttl} of {ttl_s:g} s is below {BEATS_PER_TTL} x {beat} ({beat_s:g} s)",
+            f"write {BEATS_PER_TTL * beat_s:g}s or more, or lower {beat}",
         )
+    suspect_s = _first(said.suspect, ttl_s / 2)
+    if said.suspect is not None and not BEATS_PER_SUSPICION * beat_s <= suspect_s < ttl_s:
+        found.fault(
+            ("nodes", "suspect"),
+            f"{suspect_s:g} s is not from {BEATS_PER_SUSPICION:g} x {beat} ({BEATS_PER_SUSPICION * beat_s:g} s) to "
+            f"below {ttl} ({ttl_s:g} s)",
+            "leave it out for half the ttl",
+        )
+    return NodeTimes(beat_s, suspect_s, ttl_s, _first(said.cooldown, default.cooldown_s))
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _check_master(model: _Master, found: FaultList) -> None:
     if model.leader_ttl < LEADER_TTL_LEAST_S:
         fix = f"write {LEADER_TTL_LEAST_S:g}s or more (5s outlives the death of etcd's own leader)"
         found.fault(("leader_ttl",), f"{model.leader_ttl:g} s is too short for a lease", fix)

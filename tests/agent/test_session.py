@@ -8,6 +8,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
+
 from hsu_agent.host.controllers import describe_host
 from hsu_core.model.lifecycle import State
 from hsu_core.wire import frames
@@ -96,7 +98,33 @@ def test_a_silent_master_is_left_and_dialled_again(tmp_path: Path, agents: list[
         one.is_silent = False
         beats = one.beats
         await eventually(lambda: one.beats > beats + 15)
-        assert "it was silent for 1 s" in agent.log.read_text()
+        assert "it was silent for 0.5 s" in agent.log.read_text(), "in time to be heard elsewhere before its TTL of 1 s"
+
+    play(tmp_path, agents, scenario)
+
+
+def test_an_agent_that_was_stopped_does_not_blame_its_master(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        agent.start()
+        await eventually(lambda: one.beats > 3)
+        process = psutil.Process(agent.agent_pid())
+        process.suspend()
+        await eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+        await asyncio.sleep(1.5)  # three times what it allows its master
+        beats = one.beats
+        process.resume()
+        await eventually(lambda: one.beats > beats + 5)
+        assert len(one.hellos) == 1
+
+    play(tmp_path, agents, scenario)
+
+
+def test_an_agent_in_the_line_waits_to_be_let_in(tmp_path: Path, agents: list[AgentProcess]) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        one.queued = 3
+        agent.start()
+        await eventually(lambda: one.beats > 3)
+        assert len(one.hellos) == 1
 
     play(tmp_path, agents, scenario)
 

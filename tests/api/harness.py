@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,7 @@ class FakeLeader:
         self.term = 7
         self.leader: MasterAdvert | None = None
         self.seen: dict[str, float] = {}
+        self.silent: set[str] = set()
         self.logged: dict[InstanceId, list[bytes]] = {}
         self.signals: list[tuple[InstanceId, str, str]] = []
         self.sessions = 0
@@ -95,6 +96,9 @@ class FakeLeader:
 
     def last_seen(self) -> Mapping[str, float]:
         return self.seen
+
+    def suspects(self) -> Collection[str]:
+        return self.silent
 
     @asynccontextmanager
     async def logs(

@@ -15,7 +15,7 @@ from hsu_cluster.daemon import run_master
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
-from hsu_core.model.node import Capacity
+from hsu_core.model.node import Capacity, NodeTimes
 from hsu_core.runtime.settings import Listen, MasterSettings, SqliteStoreSettings
 from hsu_core.wire.frames import Frame, Hello, Orders, Report, Welcome, decode_frame, encode_frame
 
@@ -33,8 +33,7 @@ def settings(folder: Path, *, ttl_s: float = 8.0, beat_s: float = 2.0) -> Master
         store=SqliteStoreSettings(folder / "store.sqlite"),
         admin_token_file=folder / "admin.token",
         node_token_file=folder / "node.token",
-        node_ttl_s=ttl_s,
-        node_beat_s=beat_s,
+        nodes=NodeTimes(beat_s, ttl_s / 2, ttl_s, 2 * ttl_s),
     )
 
 

@@ -14,7 +14,6 @@ from hsu_cluster.leader.session import ORDERS_LIMIT, Session
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook, bounded, is_plausible
 from hsu_cluster.leader.writer import FencedWriter
-from hsu_cluster.planning.failover import judge_nodes
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus
 from hsu_core.model.ids import AppId, InstanceId
@@ -208,15 +207,6 @@ async def _until_written(store: MemoryStore, snapshot: Snapshot, book: StatusBoo
         await snapshot.reach((await store.status()).revision)
         for task in tasks:
             task.cancel()
-
-
-def test_nodes_that_fall_silent_together_are_judged_together() -> None:
-    nodes = {name: make_node(name) for name in "abcdefghij"}
-    heard = {name: float(number) / 10 for number, name in enumerate(nodes)}
-    assert judge_nodes(nodes, heard, 0.0, 8.0, 8.0).lost == ()
-    assert judge_nodes(nodes, heard, 0.0, 9.0, 8.0).lost == tuple(nodes)
-    heard = {**dict.fromkeys(nodes, 7.9), "a": 0.0}
-    assert judge_nodes(nodes, heard, 0.0, 8.0, 8.0).lost == ("a",)
 
 
 def test_a_lost_agent_of_another_folder_cannot_take_a_living_ones_name(tmp_path: Path) -> None:

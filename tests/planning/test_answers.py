@@ -7,7 +7,6 @@ import pytest
 from hsu_cluster.planning.access import Permission, Role, is_allowed
 from hsu_cluster.planning.diff import diff_specs
 from hsu_cluster.planning.explain import WorkerAction, plan_deploy
-from hsu_cluster.planning.failover import NodeVerdicts, judge_nodes
 from hsu_cluster.planning.health import AppHealth, Phase, health_of
 from hsu_cluster.planning.intents import deploy, restart, scale, start, stop
 from hsu_cluster.planning.reconcile import reconcile
@@ -15,7 +14,6 @@ from hsu_core.model.assignment import AppRecord, WorkerIntent
 from hsu_core.model.errors import Conflict, InvalidInput, NotFound
 from hsu_core.model.ids import TargetName
 from hsu_core.model.lifecycle import State
-from hsu_core.model.node import NodeState
 from hsu_core.model.spec import FileSpec, RestartPolicy, RestartSpec
 from hsu_core.model.view import ClusterView
 from tests.support.builders import (
@@ -143,26 +141,6 @@ def test_differences_are_named_by_field_and_hide_file_contents() -> None:
         "workers.web.ports.http": ("80", "dynamic"),
         "workers.web.replicas": ("2", "3"),
     }
-
-
-# --- failover ------------------------------------------------------------------------------------
-
-
-def test_a_node_is_lost_after_a_silent_ttl_and_the_next_check_is_known() -> None:
-    nodes = {name: make_node(name) for name in "abc"} | {"d": make_node("d", state=NodeState.LOST)}
-    seen_s = {"a": 104.0, "b": 95.0, "c": 103.0, "d": 0.0}
-    assert judge_nodes(nodes, seen_s, 0.0, 110.0, 15.0) == NodeVerdicts(("b",), 118.0)
-
-
-def test_a_new_leader_waits_one_ttl_before_it_declares_anybody_lost() -> None:
-    nodes = {name: make_node(name) for name in "ab"}
-    assert judge_nodes(nodes, {"a": 1.0}, 100.0, 114.9, 15.0) == NodeVerdicts((), 115.0)
-    assert judge_nodes(nodes, {"a": 1.0}, 100.0, 115.0, 15.0) == NodeVerdicts(("a", "b"), None)
-
-
-def test_a_node_that_left_is_lost_after_its_ttl_too() -> None:
-    nodes = {"a": make_node("a", state=NodeState.LEFT)}
-    assert judge_nodes(nodes, {"a": 50.0}, 0.0, 65.0, 15.0).lost == ("a",)
 
 
 # --- access --------------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ def test_when_too_many_nodes_are_lost_together_nothing_is_moved_off_them() -> No
     plan = reconcile(view, NOW_S)
     assert plan.actions == ()
     assert _codes(plan) == ["failover.brake"]
-    assert plan.waiting[0].text.startswith("3 of 9 nodes are lost, more than 30 %")
+    assert plan.waiting[0].text.startswith("3 of 9 nodes were lost together, more than 30 %")
     states |= dict.fromkeys("jk", NodeState.READY)
     view = make_view(make_revision(1, make_worker(replicas=3)), nodes=_with_states(**states), assignments=_running(3))
     assert len(_puts(reconcile(view, NOW_S))) == 3

@@ -54,6 +54,8 @@ class FakeMaster:
         self.answer: frames.Redirect | frames.Refuse | None = None
         self.is_silent = False
         self.is_withholding_orders = False
+        self.queued = 0
+        """Words to an agent in the line before it is let in."""
         self.session: Session | None = None
         self.chunks: dict[int, list[frames.Chunk]] = defaultdict(list)
         self.answers: dict[int, frames.Answer] = {}
@@ -109,7 +111,12 @@ class FakeMaster:
                     await socket.send_bytes(frames.encode_frame(self.answer))
                     break
                 self.session = Session(socket, hello)
-                await self.session.send(frames.Welcome(self.term, self.incarnation, self.beat_s, self.ttl_s, "fake"))
+                for waiting in range(self.queued, 0, -1):
+                    await self.session.send(frames.Queued(waiting))
+                silence_s = self.ttl_s / 2
+                await self.session.send(
+                    frames.Welcome(self.term, self.incarnation, self.beat_s, self.ttl_s, "fake", silence_s=silence_s)
+                )
             elif self.session is not None:
                 await self._take(self.session, frame)
         return socket

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hsu_core.model.errors import Fault, InvalidSettings
+from hsu_core.model.node import NodeTimes
 from hsu_core.runtime.settings import (
     AgentSettings,
     EtcdStoreSettings,
@@ -102,8 +103,7 @@ def test_everything_a_master_can_be_told() -> None:
         admin_token_file=Path("/etc/hsu/admin"),
         node_token_file=Path("/home/me/node"),
         tls=TlsFiles(Path("/etc/hsu/server.pem"), Path("/etc/hsu/../key.pem")),
-        node_ttl_s=9.0,
-        node_beat_s=3.0,
+        nodes=NodeTimes(beat_s=3.0, suspect_s=4.5, ttl_s=9.0),
         leader_ttl_s=10.0,
         log_format="json",
         log_level="debug",
@@ -129,8 +129,13 @@ def test_a_master_on_every_interface_advertises_its_host_name() -> None:
         ("advertise: http://m1:7070", "not encrypted and leaves this host"),
         ("advertise: https://127.0.0.1:1", "https is advertised and tls is not set"),
         ("advertise: m1:7070", "not a URL of a server"),
-        ("node_ttl: 5s", "node_ttl of 5 s is below 3 x node_beat (2 s); write 6s or more"),
+        ("node_ttl: 5s", "node_ttl of 5 s is below 3 x nodes.beat (2 s); write 6s or more"),
         ("node_beat: 1ms", "too often"),
+        ("nodes: {ttl: 5s}", "nodes.ttl of 5 s is below 3 x nodes.beat (2 s); write 6s or more, or lower nodes.beat"),
+        ("nodes: {beat: 1ms}", "settings.yaml:1: nodes.beat: 0.001 s is too often"),
+        ("nodes: {suspect: 2s}", "2 s is not from 1.5 x nodes.beat (3 s) to below nodes.ttl (8 s)"),
+        ("nodes: {suspect: 8s}", "to below nodes.ttl (8 s)"),
+        ("nodes: {beat: 1s}\nnode_beat: 2s", "node_beat: nodes.beat says the same; keep nodes.beat"),
         ("leader_ttl: 100ms", "too short for a lease"),
         ("store: {sqlite: {}, etcd: {endpoints: ['http://127.0.0.1:1']}}", "both sqlite and etcd"),
         ("store: {etcd: {}}", "no endpoints"),

@@ -1,0 +1,109 @@
+"""How many agents are let in at once, and how their records are written together.
+
+After a takeover all agents of a fleet come in one moment. Each costs a handshake, a full report, its orders and maybe
+a record; taken all at once they would delay the beats of those that are in already, and each other beyond every
+deadline. So they stand in a line: a number of them are being admitted at any time, the others are told that they wait.
+An agent in the line is connected, so it counts as heard (`leader.hub`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from hsu_cluster.leader.snapshot import Snapshot
+from hsu_cluster.leader.writer import FencedWriter
+from hsu_core.model.errors import StoreError
+from hsu_core.runtime.tasks import Wake
+from hsu_core.store.base import Operation
+
+ADMISSIONS_LIMIT = 32
+"""Agents being admitted at the same time: enough that a write of the store is never waited for alone."""
+
+REGISTRATIONS_LIMIT = 50
+"""Records written together: with their events below the operations of one transaction."""
+
+
+class Line:
+    """Gives turns, first come, first served; at most `limit` are taken at any time."""
+
+    def __init__(self, limit: int = ADMISSIONS_LIMIT) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Return how many wait for a turn."""
+        return len(self._waiting)
+
+    def enter(self) -> asyncio.Future[None]:
+        """Return a future that is done when it is the caller's turn. Every one that is done has to be ended."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._taken < self._limit:
+            self._taken += 1
+            turn.set_result(None)
+        else:
+            self._waiting.append(turn)
+        return turn
+
+    def end(self, turn: asyncio.Future[None]) -> None:
+        """End a turn, or leave the line without having had one. A turn is ended once."""
+        if not turn.done():
+            self._waiting.remove(turn)
+            turn.cancel()
+            return
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._taken -= 1
+
+
+class Registrar:
+    """Writes records of nodes, all that have gathered in one transaction."""
+
+    def __init__(self, snapshot: Snapshot, writer: FencedWriter) -> None:
+        self._snapshot = snapshot
+        self._writer = writer
+        self._pending: list[tuple[Sequence[Operation], asyncio.Future[None]]] = []
+        self._wake = Wake()
+
+    async def write(self, operations: Sequence[Operation]) -> None:
+        """Return when the operations are written and the view shows them. Raises StoreError."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((operations, written))
+        self._wake.wake()
+        await written
+
+    async def run(self) -> None:
+        """Write as they come, until cancelled. Raises StoreError, which those who wait get too."""
+        try:
+            while True:
+                await self._wake.wait()
+                while self._pending:
+                    batch, self._pending = self._pending[:REGISTRATIONS_LIMIT], self._pending[REGISTRATIONS_LIMIT:]
+                    await self._write(batch)
+        finally:
+            self._fail(self._pending, StoreError("register a node", "this master stops leading or lost its store"))
+            self._pending = []
+
+    async def _write(self, batch: list[tuple[Sequence[Operation], asyncio.Future[None]]]) -> None:
+        try:
+            operations = [operation for part, _ in batch for operation in part]
+            await self._snapshot.reach(await self._writer.write(operations))
+        except StoreError as error:
+            self._fail(batch, error)
+            raise
+        except BaseException:
+            self._fail(batch, StoreError("register a node", "this master stops leading"))
+            raise
+        for _, written in batch:
+            if not written.done():
+                written.set_result(None)
+
+    @staticmethod
+    def _fail(batch: list[tuple[Sequence[Operation], asyncio.Future[None]]], error: StoreError) -> None:
+        for _, written in batch:
+            if not written.done():
+                written.set_exception(StoreError(error.what, error.why, error.fix, code=error.code))
