@@ -24,7 +24,7 @@ demo: setup ## Walk through a cluster on this machine; KEEP=1 leaves it running
 	@$(BIN)/python tools/demo.py $(if $(KEEP),--keep)
 
 test: lint ## Run the checks and all tests (TESTS=tests/cli for a part)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_OPTIONS) $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_OPTIONS) $(TESTS)
 
 lint: setup-dev ## Run the checks of style, types and imports
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hsu_agent.logs.capture import STREAMS, Capture
-from hsu_agent.logs.merge import Line, MergedFollower, merged_tail
+from hsu_agent.logs.merge import Line, MergedFollower, merged_tail, stamp
 from hsu_agent.loop import Supervisor
 from hsu_core.model.errors import HsuError, InvalidInput, NotFound, TooMany
 from hsu_core.runtime.tasks import Wake
@@ -72,16 +72,16 @@ class Asks:
             raise InvalidInput(f"read logs of {ask.instance}", f"tail is {tail!r}", f"write 0 to {TAIL_LIMIT}")
         if only and only not in STREAMS:
             raise InvalidInput(f"read logs of {ask.instance}", f"there is no stream {only!r}", "write stdout or stderr")
-        since_at = arguments.get("since_at")
-        if since_at is not None and not isinstance(since_at, int | float):
-            raise InvalidInput(f"read logs of {ask.instance}", f"since_at is {since_at!r}", "write seconds since 1970")
+        since_at, until_at = (_time(ask, name) for name in ("since_at", "until_at"))
+        is_timed = bool(arguments.get("is_timed"))
         streams = (only,) if only else STREAMS
         paths = {name: self._capture.log_path(ask.instance, name) for name in streams}
         if self._supervisor.status(ask.instance) is None and not any(path.exists() for path in paths.values()):
             raise NotFound(f"read logs of {ask.instance}", "it has never run on this node")
         folder = next(iter(paths.values())).parent
         if not arguments.get("follow"):  # what was there when asked: a fast writer would never let it end
-            await self._chunks(ask.id, await asyncio.to_thread(_tail, folder, streams, tail, since_at))
+            lines = await asyncio.to_thread(_tail, folder, streams, tail, since_at, until_at)
+            await self._chunks(ask.id, lines, is_timed)
             return
         wake = Wake()
         unfollow = self._capture.follow(ask.instance, wake.wake)
@@ -91,21 +91,34 @@ class Asks:
             while is_there:
                 is_there = self._supervisor.status(ask.instance) is not None
                 while lines := await asyncio.to_thread(follower.more):
-                    await self._chunks(ask.id, lines)
+                    await self._chunks(ask.id, lines, is_timed)
                 if is_there:
                     await wake.wait()
-            await self._chunks(ask.id, follower.rest())
+            await self._chunks(ask.id, follower.rest(), is_timed)
         finally:
             unfollow()
             follower.close()
 
-    async def _chunks(self, ask_id: int, lines: Sequence[Line]) -> None:
+    async def _chunks(self, ask_id: int, lines: Sequence[Line], is_timed: bool) -> None:
         """Send lines in their order; a chunk has those of one stream."""
         for stream, group in groupby(lines, key=lambda line: line[1]):
-            text = b"".join(line + b"\n" for _, _, line in group)
+            if is_timed:
+                text = b"".join(stamp(at).encode() + b" " + line + b"\n" for at, _, line in group)
+            else:
+                text = b"".join(line + b"\n" for _, _, line in group)
             for start in range(0, len(text), CHUNK_BYTES):
                 await self._send(Chunk(ask_id, text[start : start + CHUNK_BYTES], stream))
 
 
-def _tail(folder: Path, streams: Sequence[str], lines: int, since_at: float | None) -> list[Line]:
-    return list(merged_tail(folder, streams, lines, since_at))
+def _tail(
+    folder: Path, streams: Sequence[str], lines: int, since_at: float | None, until_at: float | None
+) -> list[Line]:
+    return list(merged_tail(folder, streams, lines, since_at, until_at))
+
+
+def _time(ask: Ask, name: str) -> float | None:
+    """Return an argument that is a time, None without it. Raises InvalidInput."""
+    found = ask.arguments.get(name)
+    if found is not None and not isinstance(found, int | float):
+        raise InvalidInput(f"read logs of {ask.instance}", f"{name} is {found!r}", "write seconds since 1970")
+    return found

@@ -12,6 +12,7 @@ from typing import Protocol
 from aiohttp import web
 
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.log_query import LogQuery
 from hsu_core.model.records import MasterAdvert
 from hsu_core.wire.frames import Chunk
 
@@ -43,12 +44,9 @@ class LeaderPort(Protocol):
         ...
 
     def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
+        self, instance: InstanceId, node: str, query: LogQuery
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """Stream the log of an instance from its node, nothing older than `since_at` (seconds since 1970).
-
-        Raises NodeUnreachable, or NoLeader on a standby.
-        """
+        """Stream the log of an instance from its node. Raises NodeUnreachable, or NoLeader on a standby."""
         ...
 
     async def signal(self, instance: InstanceId, node: str, name: str) -> None:

@@ -60,6 +60,7 @@ def add_commands(commands: Any) -> None:
         "-n", "--tail", type=int, metavar="LINES", help="last lines of each (default: 100; all, if --since)"
     )
     logs.add_argument("--since", metavar="TIME", help="not older than this: 10m, or 2026-01-31T12:00:00Z")
+    logs.add_argument("--until", metavar="TIME", help="older than this, as --since")
     logs.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
     logs.add_argument("--stream", choices=("stdout", "stderr"), help="one of the two streams")
     send = _named(commands, "signal", "send a signal to workers", is_needed=True)
@@ -257,9 +258,13 @@ def _logs(options: argparse.Namespace) -> int:
     from hsu_core.runtime.times import since_of
 
     data_dir, streams = data_dir_of(options), (options.stream,) if options.stream else ("stdout", "stderr")
-    since_at = since_of(options.since, time.time()) if options.since else None
+    now_s = time.time()
+    since_at = since_of(options.since, now_s) if options.since else None
+    until_at = since_of(options.until, now_s, "--until") if options.until else None
+    if options.follow and until_at is not None:
+        return _tell("-f has no end and --until has one: leave one of them out", WRONG)
     lines = (-1 if options.since else 100) if options.tail is None else max(0, options.tail)
-    output = shown.Output(data_dir, streams, lines, since_at, is_timed=options.timestamps)
+    output = shown.Output(data_dir, streams, lines, since_at, until_at, is_timed=options.timestamps)
     try:
         found = ask(data_dir, "status", names=options.names)["instances"]
     except NotRunning as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import heapq
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hsu_agent.logs.merge import Line, MergedFollower, merged_tail
+from hsu_agent.logs.merge import Line, MergedFollower, merged_tail, stamp
 
 Document = Mapping[str, Any]
 
@@ -21,23 +20,24 @@ class Output:
     """
 
     def __init__(
-        self, data_dir: Path, streams: Sequence[str], lines: int, since_at: float | None, *, is_timed: bool
+        self,
+        data_dir: Path,
+        streams: Sequence[str],
+        lines: int,
+        since_at: float | None,
+        until_at: float | None,
+        *,
+        is_timed: bool,
     ) -> None:
         self._data_dir, self._streams = data_dir, streams
-        self._lines, self._since_at, self._is_timed = lines, since_at, is_timed
+        self._lines, self._since_at, self._until_at, self._is_timed = lines, since_at, until_at, is_timed
         self._followers: dict[Path, MergedFollower] = {}
 
     def tail(self, instances: Sequence[Document]) -> None:
         """Write the last lines of each instance, those that have not ended too."""
-        self._write(
-            heapq.merge(
-                *(
-                    self._named(each, merged_tail(self._folder(each), self._streams, self._lines, self._since_at))
-                    for each in instances
-                )
-            ),
-            len(instances) > 1,
-        )
+        limits = self._lines, self._since_at, self._until_at
+        tails = (self._named(each, merged_tail(self._folder(each), self._streams, *limits)) for each in instances)
+        self._write(heapq.merge(*tails), len(instances) > 1)
 
     def follow(self, instances: Sequence[Document]) -> bool:
         """Write whole lines that were not written before; return whether there were any. A new instance begins with
@@ -76,11 +76,6 @@ class Output:
 def name_of(each: Document) -> str:
     """Return the short name of an instance within its app."""
     return f"{each['worker']}.{each['slot']}"
-
-
-def stamp(at: float) -> str:
-    """Return a time in seconds since 1970 as `2026-01-31T12:00:00.123Z`."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03}Z"
 
 
 def left_behind(data_dir: Path, names: Sequence[str]) -> list[Document]:

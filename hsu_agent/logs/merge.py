@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import heapq
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from hsu_agent.logs.compress import open_segment, origin_of
@@ -222,17 +223,25 @@ class MergedFollower:
             cursor.close()
 
 
-def merged_tail(log_folder: Path, streams: Sequence[str], lines: int, since_at: float | None) -> Iterator[Line]:
+def merged_tail(
+    log_folder: Path,
+    streams: Sequence[str],
+    lines: int,
+    since_at: float | None = None,
+    until_at: float | None = None,
+) -> Iterator[Line]:
     """Yield the last `lines` lines (ALL_LINES: all) of these streams of an instance, in time order.
 
-    `log_folder` holds `stdout.log` and `stderr.log`; `since_at` (seconds since 1970) leaves out what is older.
-    A last line without an end counts as a line.
+    `log_folder` holds `stdout.log` and `stderr.log`; `since_at` (seconds since 1970) leaves out what is older, and
+    `until_at` what came then or later: the last lines are those before it. A last line without an end counts as a line.
     """
     cursors = [LineCursor(log_folder / f"{stream}.log") for stream in streams]
     try:
         for cursor in cursors:
-            cursor.place(lines, since_at)
-        merged = heapq.merge(*(_to_the_end(cursor) for cursor in cursors), key=_time)
+            cursor.place(lines if until_at is None else ALL_LINES, since_at)
+        merged: Iterator[Line] = heapq.merge(*(_to_the_end(cursor) for cursor in cursors), key=_time)
+        if until_at is not None:
+            merged = takewhile(lambda line: line[0] < until_at, merged)
         chosen = (line for line in merged if since_at is None or line[0] >= since_at)
         yield from chosen if lines < 0 else deque(chosen, maxlen=lines)
     finally:
@@ -243,6 +252,11 @@ def merged_tail(log_folder: Path, streams: Sequence[str], lines: int, since_at: 
 def _to_the_end(cursor: LineCursor) -> Iterator[Line]:
     yield from cursor.lines()
     yield from cursor.rest()
+
+
+def stamp(at: float) -> str:
+    """Return a time in seconds since 1970 as `2026-01-31T12:00:00.123Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03}Z"
 
 
 def _time(line: Line) -> float:

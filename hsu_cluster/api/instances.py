@@ -20,6 +20,7 @@ from hsu_cluster.client.documents import InstanceDocument, RemovedDocument, Sign
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import Conflict, InvalidInput, NotFound, StoreError
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.log_query import LogQuery
 from hsu_core.store.base import range_all
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode
@@ -91,15 +92,20 @@ async def _node_of(call: Call, instance: InstanceId) -> str:
 async def read_logs(call: Call) -> web.StreamResponse:
     """Stream the log of an instance as text."""
     instance = call.instance
-    since_at = call.query_time("since")
+    since_at, until_at = call.query_time("since"), call.query_time("until")
     tail = call.query_number("tail", TAIL_DEFAULT if since_at is None else TAIL_LIMIT, 0, TAIL_LIMIT)
-    follow = call.query_flag("follow")
+    query = LogQuery(tail, call.query_flag("follow"), since_at, until_at, call.query_flag("timestamps"))
+    if query.is_followed and until_at is not None:
+        raise InvalidInput(
+            f"read logs of {instance}", "`follow` has no end and `until` has one", "leave one of them out",
+            code="input.query",
+        )  # fmt: skip
     node = await _node_of(call, instance)
     leader = call.services.leader
     with call.services.endless():
         if not leader.is_leading:
             return await _pass_on_stream(call)
-        return await _stream_logs(call, leader.logs(instance, node, tail=tail, follow=follow, since_at=since_at))
+        return await _stream_logs(call, leader.logs(instance, node, query))
 
 
 async def _stream_logs(call: Call, opened: AbstractAsyncContextManager[AsyncIterator[Chunk]]) -> web.StreamResponse:

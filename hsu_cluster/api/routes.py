@@ -94,6 +94,8 @@ _LOGS = (
     Query("tail", "Lines from the end", "integer"),
     Query("follow", "Go on with what comes", "boolean"),
     Query("since", "Nothing older than this: seconds since 1970", "number"),
+    Query("until", "Nothing of then or later: seconds since 1970; not with `follow`", "number"),
+    Query("timestamps", "Begin each line with its time in UTC and a space", "boolean"),
 )
 _WATCHED = (_NAMESPACE, _APP, Query("kinds", "Comma separated: apps, instances, routes, nodes, events, cluster"))
 _ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"

@@ -9,7 +9,7 @@ import typer
 from hsu_cluster.cli.commands_deploy import Namespace
 from hsu_cluster.cli.follow import follow
 from hsu_cluster.cli.kinds import EVENTS_LIMIT, WATCHED, Query, no_such, parse_query, read
-from hsu_cluster.cli.log_lines import print_logs
+from hsu_cluster.cli.logs import MANY_LINES, follow_logs, print_logs
 from hsu_cluster.cli.render import ordered, table
 from hsu_cluster.cli.render_details import (
     app_details,
@@ -22,12 +22,14 @@ from hsu_cluster.cli.session import Session, check_format
 from hsu_cluster.cli.waiting import matches
 from hsu_core.model.errors import InvalidInput
 from hsu_core.model.ids import TargetName, parse_target
+from hsu_core.model.log_query import LogQuery
 from hsu_core.runtime.times import since_of
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from hsu_cluster.client.client import ClusterClient
+    from hsu_cluster.client.documents import InstanceDocument
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="table|json|yaml", help="How to print.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on and print what changes.")]
@@ -242,17 +244,24 @@ def logs(
         typer.Option("--tail", min=0, max=100_000, help="Lines of each instance (default: 100; all, if --since)."),
     ] = None,
     since: Annotated[str | None, typer.Option("--since", help="Not older: 10m, or 2026-01-31T12:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Older than this, as --since.")] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Begin each line with its time.")] = False,
 ) -> int:
     """Print the output of instances.
 
-    Of several instances each line starts with the name of its instance.
+    Of several instances each line starts with the name of its instance. -f goes on through the loss of a node or a
+    master, and with the instances that come later.
     """
     session: Session = context.obj
     aim, space = parse_target(target), session.namespace(namespace)
     since_at = since_of(since, session.clock()) if since is not None else None
-    lines = tail if tail is not None else 100 if since is None else 100_000
+    until_at = since_of(until, session.clock(), "--until") if until is not None else None
+    if follow and until is not None:
+        raise InvalidInput("follow a log until a time", "-f has no end and --until has one", "leave one of them out")
+    lines = tail if tail is not None else 100 if since is None else MANY_LINES
+    query = LogQuery(lines, follow, since_at, until_at, timestamps)
 
-    async def work(cluster: ClusterClient) -> int:
+    async def find(cluster: ClusterClient) -> list[InstanceDocument]:
         found = (await cluster.list_instances(space, aim.app))["items"]
         own = [each for each in found if matches(each, aim) and each["node"] is not None]
         if not own:
@@ -261,7 +270,12 @@ def logs(
             if not found or aim.worker is None:
                 raise InvalidInput(f"read logs of {target}", "no instance of it has a node yet", "", code="logs.none")
             raise no_such(aim, sorted({each["worker"] for each in found}))
-        return await print_logs(session.terminal, cluster, own, tail=lines, is_following=follow, since_at=since_at)
+        return own
+
+    async def work(cluster: ClusterClient) -> int:
+        if follow:
+            return await follow_logs(session.terminal, cluster, lambda: find(cluster), query)
+        return await print_logs(session.terminal, cluster, await find(cluster), query)
 
     return session.run(work)
 

@@ -1,28 +1,19 @@
-"""Logs of one or several instances as whole lines, each with the name of its instance in front."""
+"""Lines of logs: whole lines out of chunks, their times, and where a followed log goes on after a cut. Pure."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
-
-from hsu_cluster.cli.failure import FAILED, error_lines
-from hsu_cluster.cli.follow import unwrapped
-from hsu_cluster.cli.session import Terminal
-from hsu_cluster.cli.text import shown
-from hsu_cluster.client.documents import InstanceDocument
-from hsu_core.model.errors import HsuError, InvalidInput
-
-if TYPE_CHECKING:
-    from hsu_cluster.client.client import ClusterClient
-
-STREAMS_LIMIT = 100
-"""Most logs read at once: each is a connection to the master and a stream of one node."""
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from datetime import datetime
 
 LINE_LIMIT = 64 * 1024
 """A longer line is written in pieces: a worker that prints no line end must not fill our memory."""
 
-COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
+OVERLAP_S = 1.0
+"""How far before its last line a log is asked for again: lines of two streams may change places within 0.05 s."""
+
+OVERLAP_LINES = 20_000
+"""Most lines remembered to be left out the second time; of a faster log some come twice."""
 
 
 async def whole_lines(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -39,74 +30,43 @@ async def whole_lines(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
         yield rest
 
 
-class LogPrinter:
-    """Writes the lines of instances. Control characters are escaped on a terminal and kept in a pipe."""
-
-    def __init__(self, terminal: Terminal, instances: Sequence[InstanceDocument]) -> None:
-        self._terminal = terminal
-        names = [f"{instance['worker']}.{instance['slot']}" for instance in instances]
-        self._width = max(map(len, names), default=0)
-        self._has_prefix = len(names) > 1
-        self._colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-
-    def write(self, name: str, line: str) -> None:
-        """Write one line of `worker.slot`."""
-        from rich.text import Text
-
-        told = shown(line, keep="\t") if self._terminal.output.is_terminal else line
-        if not self._has_prefix:
-            self._terminal.lines([Text(told)])
-            return
-        prefix = (f"{name:<{self._width}} | ", self._colours.get(name, ""))
-        self._terminal.lines([Text.assemble(prefix, told)])
+def time_of(line: str) -> float | None:
+    """Return the time at which a line begins (`2026-01-31T12:00:00.123Z text`) in seconds since 1970, None without."""
+    stamp, space, _ = line.partition(" ")
+    if not space or not stamp.endswith("Z"):
+        return None
+    try:
+        return datetime.fromisoformat(stamp).timestamp()
+    except ValueError:
+        return None
 
 
-async def print_logs(
-    terminal: Terminal,
-    cluster: ClusterClient,
-    instances: Sequence[InstanceDocument],
-    *,
-    tail: int,
-    is_following: bool,
-    since_at: float | None = None,
-) -> int:
-    """Print the last `tail` lines of each instance, and with `is_following` all that comes; return the exit status.
+class Resumption:
+    """Remembers the last second of a followed log, so that it goes on without a gap and without a line twice.
 
-    An instance whose log cannot be read is reported and does not keep the others from being shown.
+    Lines begin with their times. A line without one (the later pieces of a long line) is always new.
     """
-    if len(instances) > STREAMS_LIMIT:
-        raise InvalidInput(
-            "read so many logs at once", f"{len(instances)} are more than {STREAMS_LIMIT}", "name a worker or a slot"
-        )
-    printer = LogPrinter(terminal, instances)
-    failures: list[HsuError] = []
 
-    async def one(instance: InstanceDocument) -> None:
-        name = f"{instance['worker']}.{instance['slot']}"
-        try:
-            chunks = cluster.logs(
-                instance["namespace"],
-                instance["app"],
-                instance["worker"],
-                instance["slot"],
-                tail=tail,
-                follow=is_following,
-                since_at=since_at,
-            )
-            async for line in whole_lines(chunks):
-                printer.write(name, line)
-        except HsuError as error:
-            failures.append(error)
-            terminal.warn(error_lines(error))
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, str]] = deque(maxlen=OVERLAP_LINES)
+        self._known: Counter[str] = Counter()
 
-    if is_following:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for instance in instances:
-                    group.create_task(one(instance), name=f"log of {instance['id']}")
-        except BaseExceptionGroup as group_error:
-            raise unwrapped(group_error) from group_error
-    else:
-        for instance in instances:
-            await one(instance)
-    return FAILED if failures else 0
+    def begin(self) -> float | None:
+        """Begin the log again; return the time from which to ask for it, None if nothing of it was seen."""
+        if not self._last:
+            return None
+        self._known = Counter(line for _, line in self._last)
+        return max(0.0, self._last[-1][0] - OVERLAP_S)
+
+    def is_new(self, line: str) -> bool:
+        """Take the next line; return whether it was not among those before the cut."""
+        at = time_of(line)
+        if at is None:
+            return True
+        if self._known[line] > 0:
+            self._known[line] -= 1
+            return False
+        self._last.append((at, line))
+        while self._last[0][0] < at - OVERLAP_S:
+            self._last.popleft()
+        return True

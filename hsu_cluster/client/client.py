@@ -33,8 +33,11 @@ from hsu_cluster.client.documents import (
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
 from hsu_cluster.client.route_documents import EndpointList, RouteList, TargetGroupDocument
 from hsu_cluster.client.transport import Answer, Transport
+from hsu_core.model.log_query import LogQuery
 
 D = TypeVar("D")
+
+LAST_LINES = LogQuery(100)
 
 PAGE_LIMIT = 500
 """Most items a list answers at once (the server's limit)."""
@@ -186,19 +189,20 @@ class ClusterClient:
         app: str,
         worker: str,
         slot: int,
-        *,
-        tail: int = 100,
-        follow: bool = False,
-        since_at: float | None = None,
+        wanted: LogQuery = LAST_LINES,
     ) -> AsyncGenerator[str, None]:
-        """Yield the last `tail` lines of an instance as chunks of text, and with `follow` what comes after.
+        """Yield the log of an instance as chunks of text.
 
-        Lines older than `since_at` (seconds since 1970) are left out.
+        With `is_timed` each line begins with its time in UTC and a space: `2026-01-31T12:00:00.123Z `.
         """
         path = f"/v1/namespaces/{namespace}/apps/{app}/instances/{worker}.{slot}/logs"
-        query = {"tail": str(tail), "follow": "true" if follow else "false"}
-        if since_at is not None:
-            query["since"] = f"{since_at:.3f}"
+        query = {"tail": str(wanted.tail), "follow": "true" if wanted.is_followed else "false"}
+        if wanted.since_at is not None:
+            query["since"] = f"{wanted.since_at:.3f}"
+        if wanted.until_at is not None:
+            query["until"] = f"{wanted.until_at:.3f}"
+        if wanted.is_timed:
+            query["timestamps"] = "true"
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         async with self._transport.stream(path, query) as chunks:
             async for chunk in chunks:

@@ -23,6 +23,7 @@ from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.log_query import LogQuery
 from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
 from hsu_core.model.records import MasterAdvert
 from hsu_core.model.view import ClusterView, Plan
@@ -137,13 +138,9 @@ class LeaderService:
         return self._reign.hub.suspects if self._reign else ()
 
     @asynccontextmanager
-    async def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
-    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+    async def logs(self, instance: InstanceId, node: str, query: LogQuery) -> AsyncIterator[AsyncIterator[Chunk]]:
         """Stream the log of an instance from its node."""
-        session = self._hub().session(node)
-        since = {} if since_at is None else {"since_at": since_at}
-        async with session.ask("logs", instance, tail=tail, follow=follow, **since) as chunks:
+        async with self._hub().session(node).ask("logs", instance, **query.arguments()) as chunks:
             yield chunks
 
     async def signal(self, instance: InstanceId, node: str, name: str) -> None:

@@ -298,6 +298,9 @@ def test_logs_are_merged_in_time_order_and_can_begin_at_a_time(agent: LocalAgent
     agent.until(lambda: agent.said("logs", "web", "--since", "10s").split()[-1] == "four", "the last line is there")
     first = agent.said("logs", "web", "-t", "--since", "2000-01-01").splitlines()[0]
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z one", first)
+    assert agent.said("logs", "web", "--until", "2000-01-01") == ""
+    assert agent.said("logs", "web", "--until", "0s", "--tail", "1") == "four\n"
+    assert agent.run("logs", "-f", "--until", "1m").returncode == 2
     wrong = agent.run("logs", "--since", "yesterday")
     assert wrong.returncode == 2
     assert "10m" in wrong.stderr

@@ -23,8 +23,10 @@ def put(folder: Path, stream: str, *lines: tuple[float, bytes], number: int = 0)
             index.write(b"%.6f %d\n" % (at, offset))
 
 
-def texts(folder: Path, lines: int = ALL_LINES, since_at: float | None = None) -> list[bytes]:
-    return [text for _, _, text in merged_tail(folder, STREAMS, lines, since_at)]
+def texts(
+    folder: Path, lines: int = ALL_LINES, since_at: float | None = None, until_at: float | None = None
+) -> list[bytes]:
+    return [text for _, _, text in merged_tail(folder, STREAMS, lines, since_at, until_at)]
 
 
 def test_streams_are_merged_in_time_order_over_segments(tmp_path: Path) -> None:
@@ -45,6 +47,15 @@ def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     assert texts(tmp_path, 1, since_at=11) == [b"c"]
     assert texts(tmp_path, since_at=31) == []
     assert texts(tmp_path, since_at=0) == [b"a1", b"a2", b"b", b"c"]
+
+
+def test_until_leaves_out_what_came_then_or_later_and_the_tail_is_before_it(tmp_path: Path) -> None:
+    put(tmp_path, "stdout", (10, b"a1\na2\n"), (20, b"b\n"), (30, b"c\n"))
+    put(tmp_path, "stderr", (25, b"bad\n"))
+    assert texts(tmp_path, until_at=30) == [b"a1", b"a2", b"b", b"bad"]
+    assert texts(tmp_path, 2, until_at=30) == [b"b", b"bad"]
+    assert texts(tmp_path, since_at=20, until_at=25) == [b"b"]
+    assert texts(tmp_path, until_at=10) == []
 
 
 def test_a_follower_begins_with_the_tail_and_misses_nothing_when_files_rotate(tmp_path: Path) -> None:

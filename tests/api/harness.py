@@ -22,6 +22,7 @@ from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.errors import NodeUnreachable, NoLeader
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
+from hsu_core.model.log_query import LogQuery
 from hsu_core.model.node import Capacity, NodeRecord, NodeState
 from hsu_core.model.records import MasterAdvert, TokenRecord
 from hsu_core.runtime.settings import Listen, MasterSettings, SqliteStoreSettings, TlsFiles
@@ -90,7 +91,8 @@ class FakeLeader:
         self.signals: list[tuple[InstanceId, str, str]] = []
         self.sessions = 0
         self.open_logs = 0
-        self.asked_since: float | None = None
+        self.asked_logs: list[LogQuery] = []
+        self.is_ended = False
         self.fails_after: int | None = None
         """Number of chunks after which a log breaks off."""
 
@@ -101,14 +103,12 @@ class FakeLeader:
         return self.silent
 
     @asynccontextmanager
-    async def logs(
-        self, instance: InstanceId, node: str, *, tail: int, follow: bool, since_at: float | None = None
-    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+    async def logs(self, instance: InstanceId, node: str, query: LogQuery) -> AsyncIterator[AsyncIterator[Chunk]]:
         self._check(node)
-        self.asked_since = since_at
+        self.asked_logs.append(query)
         self.open_logs += 1
         try:
-            yield self._chunks(instance, tail, follow)
+            yield self._chunks(instance, query.tail, query.is_followed)
         finally:
             self.open_logs -= 1
 
@@ -118,7 +118,7 @@ class FakeLeader:
             if self.fails_after is not None and count >= self.fails_after:
                 raise NodeUnreachable("read the log", "the node went away")
             yield Chunk(1, line)
-        if follow:
+        if follow and not self.is_ended:
             await asyncio.Event().wait()
 
     async def signal(self, instance: InstanceId, node: str, name: str) -> None:

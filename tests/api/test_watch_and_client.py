@@ -15,6 +15,7 @@ from hsu_cluster.client.client import ClusterClient
 from hsu_cluster.client.transport import ApiProblem, Unreachable
 from hsu_core.model.errors import HsuError, InvalidInput
 from hsu_core.model.ids import InstanceId
+from hsu_core.model.log_query import LogQuery
 from hsu_core.model.node import NodeState
 from hsu_core.store.memory import MemoryStore
 from hsu_core.wire import keys
@@ -38,9 +39,10 @@ async def test_the_client_speaks_every_route(tmp_path: Path) -> None:
         await api.add_node("node-a")
         await api.assign(0, "node-a")
         api.leader.logged[InstanceId("default", "shop", "web", 0)] = ["é".encode()[:1], "é".encode()[1:], b"\n"]
+        asked = LogQuery(7, since_at=1234.5, until_at=1300.0, is_timed=True)
         assert "".join([text async for text in cluster.logs("default", "shop", "web", 0)]) == "é\n"
-        assert "".join([text async for text in cluster.logs("default", "shop", "web", 0, since_at=1234.5)]) == "é\n"
-        assert api.leader.asked_since == 1234.5
+        assert "".join([text async for text in cluster.logs("default", "shop", "web", 0, asked)]) == "é\n"
+        assert api.leader.asked_logs == [LogQuery(100), asked]
         assert (await cluster.signal("default", "shop", "web", 0, "SIGHUP"))["done"]
         assert (await cluster.list_nodes())["items"][0]["name"] == "node-a"
         assert (await cluster.get_node("node-a"))["state"] == "ready"

@@ -14,14 +14,18 @@ from rich.console import Console
 
 from hsu_cluster.cli.commands_read import _tail_events, _watch
 from hsu_cluster.cli.kinds import Query
-from hsu_cluster.cli.log_lines import print_logs
+from hsu_cluster.cli.log_lines import OVERLAP_S
+from hsu_cluster.cli.logs import follow_logs
 from hsu_cluster.cli.session import Session, Terminal
 from hsu_cluster.client.client import ClusterClient
 from hsu_core.model.enforcement import HostLayout
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
+from hsu_core.model.log_query import LogQuery
 from tests.api.harness import ADMIN, asynchronous, eventually
 from tests.cli.harness import Cli, running_cli
+
+WEB = InstanceId("default", "shop", "web", 0)
 
 LISTS = {
     "apps": "/v1/apps",
@@ -182,12 +186,56 @@ async def test_followed_logs_come_as_they_are_written(tmp_path: Path) -> None:
     async with running_cli(tmp_path) as cli, ClusterClient(cli.api.url, ADMIN) as cluster:
         await cli.run("deploy", str(cli.shop), "--no-wait")
         await cli.place()
-        cli.api.leader.logged = {InstanceId("default", "shop", "web", 0): [b"one\n", b"two\n"]}
+        cli.api.leader.logged = {WEB: [b"2026-01-31T12:00:00.123Z one\n", b"2026-01-31T12:00:00.124Z two\n"]}
         watching = Watching(cli)
-        instances = (await cluster.list_instances("default", "shop"))["items"]
-        task = asyncio.create_task(print_logs(watching.session.terminal, cluster, instances, tail=1, is_following=True))
+        task = asyncio.create_task(_follow(watching, cluster, tail=1))
         assert await watching.lines(1) == ["web.0 | two"]
         await _end(task)
+
+
+@asynchronous
+async def test_a_followed_log_goes_on_where_it_was_cut_and_with_later_instances(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli, ClusterClient(cli.api.url, ADMIN) as cluster:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.api.assign(0, "node-a")
+        cli.api.leader.logged = {WEB: [b"2026-01-31T12:00:00.123Z one\n", b"2026-01-31T12:00:00.123Z two\n"]}
+        cli.api.leader.fails_after = 1
+        watching = Watching(cli)
+        task = asyncio.create_task(_follow(watching, cluster, tail=100))
+        first = await watching.lines(2)
+        assert first[0] == "one"
+        assert first[1].startswith("the log of web.0 is cut, and goes on when")
+        cli.api.leader.fails_after = None
+        assert (await watching.lines(3))[2:] == ["two"]
+        assert cli.api.leader.asked_logs[-1].since_at == pytest.approx(1769860800.123 - OVERLAP_S)
+        cli.api.leader.logged[InstanceId("default", "shop", "web", 1)] = [b"2026-01-31T12:00:01.000Z new\n"]
+        await cli.api.assign(1, "node-a")
+        assert (await watching.lines(4))[3:] == ["web.1 | new"]
+        await _end(task)
+
+
+@asynchronous
+async def test_a_followed_log_ends_when_nothing_of_it_is_left(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli, ClusterClient(cli.api.url, ADMIN) as cluster:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.api.assign(0, "node-a")
+        cli.api.leader.logged = {WEB: [b"2026-01-31T12:00:00.123Z one\n"]}
+        cli.api.leader.is_ended = True
+        watching = Watching(cli)
+        assert await _follow(watching, cluster, tail=100, is_timed=True) == 0
+        assert watching.screen.getvalue() == "2026-01-31T12:00:00.123Z one\n"
+
+
+@asynchronous
+async def test_logs_can_end_at_a_time_unless_they_are_followed(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        cli.api.leader.logged = {WEB: [b"one\n"]}
+        await cli.run("logs", "shop/web.0", "--until", "2026-01-31T12:00:00Z", "-t")
+        assert cli.api.leader.asked_logs == [LogQuery(100, until_at=1769860800.0, is_timed=True)]
+        assert "leave one of them out" in (await cli.run("logs", "shop", "-f", "--until", "1m", expect=2)).errors
+        assert "cannot read --until" in (await cli.run("logs", "shop", "--until", "soon", expect=2)).errors
 
 
 @asynchronous
@@ -227,6 +275,14 @@ async def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert await process.stderr.read() == b""
         await process.wait()
+
+
+async def _follow(watching: Watching, cluster: ClusterClient, **query: Any) -> int:
+    async def find() -> list[Any]:
+        found = (await cluster.list_instances("default", "shop"))["items"]
+        return [each for each in found if each["node"] is not None]
+
+    return await follow_logs(watching.session.terminal, cluster, find, LogQuery(is_followed=True, **query))
 
 
 class Watching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def test_verbs_on_workers_and_slots(tmp_path: Path) -> None:
         )
         logs = cluster.cli("logs", "shop/web.0").stdout
         assert "hello from" in logs
+        timed = cluster.cli("logs", "shop/web.0", "-t", "--until", "0s").stdout
+        assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z hello from", timed)
         assert cluster.cli("plan", str(manifest), expect=0).returncode == 0
         changed = cluster.manifest("shop", [sleeper("web", 3)])
         assert cluster.cli("plan", str(changed), expect=2).returncode == 2
