@@ -22,6 +22,8 @@ DEPLOY = ROOT / "deploy"
 HOST = HostDefaults("a-host", Path("/home/someone"), is_root=False)
 
 MASTERS = [DEPLOY / "master.yaml", *sorted((DEPLOY / "compose").glob("master-*.yaml"))]
+SCRIPTS = [".ci/run", *(f".ci/{each}.sh" for each in ("engine", "fetch-deb", "fetch-etcd", "fetch-vm"))]
+SCRIPTS += ["tools/setup.sh", "deploy/make-certificates.sh"]
 AGENTS = [DEPLOY / "agent.yaml", *sorted((DEPLOY / "compose").glob("agent-*.yaml"))]
 
 
@@ -60,7 +62,7 @@ def _compose() -> Any:
 
 def test_compose_publishes_on_loopback_and_gives_no_privileges() -> None:
     services = _compose()["services"]
-    assert len(services) == 10
+    assert len(services) == 12
     for service in services.values():
         assert "privileged" not in service
         assert service["init"] is True
@@ -109,7 +111,7 @@ def test_the_dockerfile_needs_no_frontend_image_and_runs_as_a_user() -> None:
         assert all((ROOT / each).exists() for each in source.split())
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/fetch-etcd.sh", "tools/setup.sh", "deploy/make-certificates.sh"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script
     assert os.access(path, os.X_OK)

@@ -1,0 +1,1 @@
+"""Whole clusters in containers: the faults of docs/failures.md, with the store observed from outside."""
