@@ -14,7 +14,7 @@ from hsu_agent.host.base import Host
 from hsu_agent.host.ports import refuse_busy_ports
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
-from hsu_agent.logs.capture import Capture
+from hsu_agent.logs.capture import Capture, lend_pipes
 from hsu_agent.planning import observed as changes
 from hsu_agent.planning.observed import Desired, Observed, Process
 from hsu_core.model.errors import ProcessError
@@ -76,6 +76,8 @@ class Starter:
             self._capture.attach(instance, order.spec.worker.logs)
             descriptors = self._capture.open_for_worker(instance)
             launch = self._companions.launch(order, self._preparer.prepare(order, run, *descriptors))
+            if launch.identity is not None:
+                lend_pipes(descriptors, launch.identity.uid)
             self._ledger.put_intent(Run(instance, run, order, spec_key, restarts, observed.failures))
             process = self._host.spawn(launch)
             self._ledger.put_process(instance, process)

@@ -73,11 +73,12 @@ def test_another_user_with_its_groups_and_folder(agent: LocalAgent) -> None:
         "{user: nobody, groups: [adm]}",
         "files: {a.conf: {content: hello}}",
         "id; pwd; echo $HOME $USER; cat $HSU_FILES_DIR/a.conf; touch $HSU_FILES_DIR/../own/mine && echo wrote; "
-        "echo x >> $HSU_FILES_DIR/a.conf || echo refused; exec sleep 1000",
+        "echo x >> $HSU_FILES_DIR/a.conf || echo refused; echo by name > /dev/stdout; exec sleep 1000",
     )
     assert status(pid, "Uid").split() == [str(NOBODY)] * 4
     assert status(pid, "CapEff") == "0000000000000000"
-    said = agent.until(lambda: (text := output(agent)) and "refused" in text and text, "it has said all")
+    said = agent.until(lambda: (text := output(agent)) and "by name" in text and text, "it has said all")
+    assert "refused" in said
     assert "(adm)" in said
     assert "hello" in said
     assert "wrote" in said
