@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsu_cluster.api.outage import may_be_stale
 from hsu_core.model.errors import InvalidSettings, StoreError, StoreUnavailable, Unauthorized
 from hsu_core.model.records import EventRecord, TokenRecord
 from hsu_core.runtime.files import private_folder, write_atomically
@@ -38,9 +39,6 @@ FRESH_S = 2.0
 
 RETRY_S = 0.25
 """An unknown token makes the list be read again at most this often: a flood of guesses is no load on the store."""
-
-STALE_LIMIT_S = 60.0
-"""While the store does not answer, the list is used up to this age, so that agents can come back meanwhile."""
 
 TOKEN_LENGTH_LEAST = 20
 """A shorter text in a token file is a mistake, not a secret."""
@@ -87,7 +85,11 @@ def bearer(header: str | None) -> str:
 
 
 class TokenBook:
-    """The tokens of the store, read again when they are older than FRESH_S. `monotonic` is in seconds."""
+    """The tokens of the store, read again when they are older than FRESH_S. `monotonic` is in seconds.
+
+    While the store does not answer, those that were known last hold, however long that lasts: all that can be
+    read then is what was known when they held, and nothing can be written.
+    """
 
     def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
         self._store = store
@@ -130,10 +132,9 @@ class TokenBook:
                 return
             started_s = self._monotonic()
             try:
-                page = await range_all(self._store, keys.TOKENS)
+                with may_be_stale():
+                    page = await range_all(self._store, keys.TOKENS)
             except StoreError as error:
-                if self._age_s() <= STALE_LIMIT_S:
-                    return
                 raise StoreUnavailable(
                     "check the token", "the store does not answer", "ask again in a few seconds"
                 ) from error

@@ -24,6 +24,7 @@ from aiohttp import web
 from hsu_cluster.api.auth import Principal, TokenBook
 from hsu_cluster.api.metrics import ApiMetrics
 from hsu_cluster.api.notices import NoticeHub
+from hsu_cluster.api.outage import OutageStore
 from hsu_cluster.api.peers import Peers
 from hsu_cluster.api.problem import TooSlow, UnsupportedMedia, too_large_body
 from hsu_cluster.api.reading import Reader
@@ -31,7 +32,7 @@ from hsu_cluster.ports import LeaderPort
 from hsu_core.model.errors import Fault, InvalidInput, NotFound
 from hsu_core.model.ids import SLOT_LIMIT, AppId, InstanceId, is_name, is_node_name
 from hsu_core.runtime.settings import MasterSettings
-from hsu_core.store.base import PAGE_LIMIT, Store
+from hsu_core.store.base import PAGE_LIMIT
 from hsu_core.wire.yaml_text import load_document
 
 BODY_LIMIT_BYTES = 2**20
@@ -53,7 +54,7 @@ _REVISION = re.compile(r'"?(\d{1,18})"?')
 class Services:
     """What handlers work with; one per server."""
 
-    store: Store
+    store: OutageStore
     settings: MasterSettings
     leader: LeaderPort
     clock: Callable[[], float]

@@ -1,4 +1,4 @@
-"""Who watches what: one watch of the store per master, handed out as change notices.
+"""Who watches what: one watch of the store per master, handed out as change notices and kept in the mirror.
 
 A notice says what kind of thing changed, not how: the reader asks again. So notices that a reader has
 not taken yet are merged into one, and a slow reader costs a bounded amount of memory.
@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from hsu_cluster.api.outage import OutageStore
 from hsu_cluster.client.documents import NoticeDocument
 from hsu_core.model.errors import StoreError
 from hsu_core.runtime.tasks import Wake, keep_running
-from hsu_core.store.base import Resync, Store
+from hsu_core.store.base import Resync, range_all
 from hsu_core.wire import keys
 
 KINDS: Mapping[str, str] = {
@@ -101,7 +102,7 @@ class Subscription:
 class NoticeHub:
     """One watch of the store, many subscriptions."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: OutageStore) -> None:
         self._store = store
         self._subscriptions: set[Subscription] = set()
 
@@ -124,20 +125,26 @@ class NoticeHub:
         """Follow the store for the life of the application (an aiohttp cleanup context)."""
         async with asyncio.TaskGroup() as group:
             following = group.create_task(
-                keep_running("watch for notices", self._follow, expected=(StoreError,)), name="api notices"
+                keep_running("watch for notices", self._follow, expected=(StoreError,), ceiling_s=2.0),
+                name="api notices",
             )
+            pulse = group.create_task(self._store.pulse(), name="api pulse")
             yield
             following.cancel()
+            pulse.cancel()
 
     async def _follow(self) -> None:
         while True:
-            revision = (await self._store.range(keys.CLUSTER, limit=1)).revision
+            everything = await range_all(self._store, keys.ROOT)
+            revision = everything.revision
+            self._store.mirror.load(everything.entries, revision)
             for subscription in self._subscriptions:
                 subscription.add_everything(revision)  # what happened until the watch stands is not known
             async with self._store.watch(keys.ROOT, after_revision=revision) as batches:
                 async for batch in batches:
                     if isinstance(batch, Resync):
                         break
+                    self._store.mirror.apply(batch.events, batch.revision)
                     for event in batch.events:
                         family, *rest = keys.parts(event.entry.key)
                         for subscription in self._subscriptions:

@@ -19,7 +19,7 @@ from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.rollout_begin import rollout_of
 from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
-from hsu_core.model.errors import Compacted
+from hsu_core.model.errors import Compacted, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.rollout import Rollout
@@ -45,7 +45,7 @@ AGE_LIMIT_S = 10.0
 """But never for longer: reasons and usage of nodes are seconds old at worst."""
 
 TRIES = 3
-"""How often a read starts again when a compaction overtakes it."""
+"""How often a read starts again when a compaction or an outage of the store overtakes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Reader:
             present = (await self._store.range(keys.CLUSTER, limit=1)).revision
             try:
                 return await self._at(scope, present)
-            except Compacted:
+            except (Compacted, StoreUnavailable):  # it went away in between: perhaps an older reading can be had
                 if attempt == TRIES - 1:
                     raise
         raise AssertionError("unreachable")

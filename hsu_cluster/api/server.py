@@ -27,6 +27,7 @@ from hsu_cluster.api.connections import HEADERS_LIMIT_BYTES, OPTIONS, Connection
 from hsu_cluster.api.metrics import ApiMetrics
 from hsu_cluster.api.notices import NoticeHub
 from hsu_cluster.api.openapi import openapi_document
+from hsu_cluster.api.outage import OutageStore, Staleness, may_be_stale
 from hsu_cluster.api.peers import Peers
 from hsu_cluster.api.problem import (
     HeadersTooLarge,
@@ -51,6 +52,9 @@ REQUEST_DEADLINE_S = 15.0
 SHUTDOWN_TIMEOUT_S = 2.0
 """What running requests and streams get when the server stops."""
 
+STALE_HEADER = "X-HSU-Stale-Seconds"
+"""Names an answer that is not from the store but from what was known this many seconds ago."""
+
 SERVICES = web.AppKey("services", Services)
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -68,14 +72,15 @@ def create_app(
 ) -> web.Application:
     """Return the application; `registry` may hold the daemon's own metrics. Raises Bug for a wrong route table."""
     check_routes(routes)
-    peers, notices = Peers(settings), NoticeHub(store)
+    seen = OutageStore(store, monotonic)
+    peers, notices = Peers(settings), NoticeHub(seen)
     services = Services(
-        store=store,
+        store=seen,
         settings=settings,
         leader=leader,
         clock=clock,
-        reader=Reader(store, clock, times=settings.nodes),
-        tokens=TokenBook(store, monotonic),
+        reader=Reader(seen, clock, times=settings.nodes),
+        tokens=TokenBook(seen, monotonic),
         metrics=ApiMetrics(registry if registry is not None else CollectorRegistry()),
         peers=peers,
         notices=notices,
@@ -197,9 +202,12 @@ async def _respond(route: Route | None, call: Call, go_on: Next) -> web.StreamRe
             return await go_on(request)  # raises aiohttp's own 404 or 405
         call.principal = await _authorise(route, call)
         _check_query(route, request)
-        async with asyncio.timeout(None if route.is_stream else REQUEST_DEADLINE_S):
-            found = await route.handler(call)
-        return _json(found) if isinstance(found, Answer) else found
+        if route.is_change:
+            await call.services.store.check()
+        if route.is_stream or route.permission is not Permission.READ:
+            return await _handle(route, call)
+        with may_be_stale() as staleness:
+            return await _handle(route, call, staleness)
     except web.HTTPException as error:
         failure: HsuError = from_http(error, request.method, request.path)
     except HsuError as error:
@@ -215,6 +223,17 @@ async def _respond(route: Route | None, call: Call, go_on: Next) -> web.StreamRe
     if call.is_streaming:
         return _cut(request, failure)
     return problem_response(failure)
+
+
+async def _handle(route: Route, call: Call, staleness: Staleness | None = None) -> web.StreamResponse:
+    async with asyncio.timeout(None if route.is_stream else REQUEST_DEADLINE_S):
+        found = await route.handler(call)
+    age_s: float | None = None
+    if staleness is not None and staleness.frozen is not None:
+        age_s = staleness.age_s
+    elif staleness is not None and call.services.store.is_away:
+        age_s = call.services.store.age_s  # it was read and kept before
+    return _json(found, age_s) if isinstance(found, Answer) else found
 
 
 def _check_head(request: web.Request, hosts: frozenset[str]) -> None:
@@ -263,9 +282,14 @@ def _check_query(route: Route, request: web.Request) -> None:
         raise InvalidInput("use the query", "a parameter stands twice", "send each once", code="input.query")
 
 
-def _json(answer: Answer) -> web.Response:
+def _json(answer: Answer, age_s: float | None) -> web.Response:
+    """Return the answer; `age_s`: it is as old as this, because the store does not answer (None: it does)."""
     document = answer.document
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    if age_s is not None:
+        headers[STALE_HEADER] = f"{age_s:.1f}"
+        if isinstance(document, dict):
+            document = {**document, "stale": True, "stale_s": round(age_s, 1)}
     if isinstance(document, dict) and "items" not in document and document.get("revision"):
         headers["ETag"] = f'"{document["revision"]}"'
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

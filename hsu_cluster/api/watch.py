@@ -21,6 +21,7 @@ from yarl import URL
 from hsu_cluster.api.auth import NOBODY, Principal, bearer
 from hsu_cluster.api.calls import Call
 from hsu_cluster.api.notices import ALL_KINDS, Subscription
+from hsu_cluster.api.outage import may_be_stale
 from hsu_cluster.api.problem import forbidden_host, problem_document
 from hsu_cluster.planning.access import Permission, is_allowed
 from hsu_core.model.errors import Forbidden, HsuError, InvalidInput, Unauthorized
@@ -60,7 +61,8 @@ async def watch(call: Call) -> web.StreamResponse:
     try:
         principal = call.principal if call.principal != NOBODY else await _first_message(call, socket)
         with call.services.notices.subscribe(kinds, namespace, app) as subscription:
-            page = await call.services.store.range(keys.CLUSTER, limit=1)
+            with may_be_stale():
+                page = await call.services.store.range(keys.CLUSTER, limit=1)
             await _send(socket, {"revision": page.revision, "kinds": [], "apps": []})
             await _push(call, socket, subscription, principal)
     except HsuError as error:

@@ -14,7 +14,7 @@ from hsu_cluster.cli.connection import Connection, Flags, resolve
 from hsu_cluster.cli.encode import to_json, to_yaml
 from hsu_cluster.cli.text import close_to
 from hsu_core.model.errors import InvalidInput
-from hsu_core.model.quantity import parse_duration
+from hsu_core.model.quantity import format_duration, parse_duration
 from hsu_core.runtime.settings import HostDefaults
 
 if TYPE_CHECKING:
@@ -88,9 +88,17 @@ class Session:
 
         async def connected() -> int:
             async with ClusterClient(connection.server, connection.token, connection.ca_file) as cluster:
-                return await work(cluster)
+                status = await work(cluster)
+                if cluster.stale_s is not None:
+                    self.terminal.warn([stale_line(cluster.stale_s)])
+                return status
 
         return asyncio.run(connected())
+
+
+def stale_line(stale_s: float) -> str:
+    """Return the line below what was read while the store did not answer."""
+    return f"as of {format_duration(max(1.0, round(stale_s)))} ago: the store does not answer"
 
 
 def check_format(form: str) -> str:

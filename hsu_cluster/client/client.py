@@ -61,6 +61,11 @@ class ClusterClient:
     ) -> None:
         await self._transport.close()
 
+    @property
+    def stale_s(self) -> float | None:
+        """Return how old the last answer was, in seconds, if a master gave it without its store; else None."""
+        return self._transport.stale_s
+
     # Apps
 
     async def deploy(

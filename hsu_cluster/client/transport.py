@@ -17,6 +17,9 @@ from hsu_core.model.errors import Fault, HsuError, InvalidInput
 CONNECT_TIMEOUT_S = 5.0
 """A master that does not accept a connection in this time counts as unreachable."""
 
+STALE_HEADER = "X-HSU-Stale-Seconds"
+"""How old an answer is that the server gave without its store."""
+
 WATCH_SILENCE_S = 30.0
 """Ping interval of a watch: a dead connection is noticed after it and half as much again."""
 
@@ -74,6 +77,8 @@ class Transport:
         self._ca_file = ca_file
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self.stale_s: float | None = None
+        """How old the last answer was, in seconds, if it was given without the store."""
 
     async def open(self) -> None:
         """Make the session. Raises InvalidInput if the CA file cannot be read."""
@@ -135,6 +140,7 @@ class Transport:
                     if response.status >= 400:
                         raise await _problem(response)
                     answer = Answer(response.status, await response.json())
+                    self.stale_s = _seconds(response.headers.get(STALE_HEADER))
                     self._prefer(base)
                     return answer
             except aiohttp.ClientConnectorError as error:  # nothing was sent: any master may be asked
@@ -189,6 +195,13 @@ class Transport:
         if self._servers[0] != base:
             self._servers.remove(base)
             self._servers.insert(0, base)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 async def _chunks(response: aiohttp.ClientResponse, base: str) -> AsyncIterator[bytes]:

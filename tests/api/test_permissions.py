@@ -154,18 +154,21 @@ async def test_a_token_file_that_is_unsafe_or_wrong_stops_the_start(tmp_path: Pa
 
 
 @asynchronous
-async def test_a_store_that_is_away_does_not_lock_out_known_tokens_at_once(tmp_path: Path) -> None:
+async def test_a_store_that_is_away_does_not_lock_out_known_tokens_and_lets_in_no_others(tmp_path: Path) -> None:
     now_s = [0.0]
     store = MemoryStore()
     async with running_api(tmp_path, store=store, monotonic=lambda: now_s[0]) as api:
         await api.deploy(SHOP)
         await store.close()
         now_s[0] += 30.0
-        away = await api.send("GET", APP)
+        assert (await api.get(APP))["stale"] is True
+        away = await api.send("PUT", APP, SHOP)
         assert (away.status, away.code) == (503, "store.unavailable")
         assert (await api.send("GET", "/readyz", token=None)).status == 503
         assert (await api.send("GET", "/healthz", token=None)).status == 200
         async with api.http.ws_connect(api.url + "/v1/session", headers={"Authorization": f"Bearer {NODE}"}) as session:
             assert await session.receive_str() == "welcome"
-        now_s[0] += 120.0
-        assert (await api.send("GET", APP)).status == 503
+        now_s[0] += 36_000.0
+        assert (await api.get(APP))["stale_s"] == 36_030.0
+        assert (await api.send("GET", APP, token="hsu_" + "x" * 43)).status == 401
+        assert (await api.send("GET", APP, token=NODE)).status == 403
