@@ -20,6 +20,7 @@ from hsu_cluster.planning.schedule import PlacementRequest, place
 from hsu_core.model.assignment import AppRecord, Assignment, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import Capacity, NodeRecord, NodeState
+from hsu_core.model.rollout import Rollout, RolloutPhase
 from hsu_core.model.spec import (
     AppSpec,
     Constraint,
@@ -145,7 +146,8 @@ def passes(nodes: dict[str, NodeRecord]) -> None:
             instance = InstanceId("default", app.app, "web", slot)
             node = names[(number * per_app + slot) % len(names)]
             assignments[instance] = Assignment(instance, node, 7, 1, "hash", ports=(("http", 20_000 + number),))
-    view = ClusterView(10, apps, revisions, assignments, {}, nodes, {})
+    rollouts = {app: Rollout(app, 1, phase=RolloutPhase.HEALTHY, ended_at=0.0) for app in apps}
+    view = ClusterView(10, apps, revisions, assignments, {}, nodes, {}, rollouts=rollouts)
     for name, run in (
         ("table of all nodes and assignments", lambda: NodeTable.from_view(view)),
         ("reconcile of all apps, nothing to do", lambda: reconcile(view, 0.0)),

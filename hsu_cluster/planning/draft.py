@@ -73,15 +73,10 @@ class Draft:
 
         Drops made before are already taken out of it.
         """
-        table = NodeTable.from_view(self.view)
+        table = NodeTable.from_view(self.view, self.now_s)
         for instance in self._drops:
             table.release(instance)
         return table
-
-    @cached_property
-    def lost_nodes(self) -> tuple[str, ...]:
-        """Return the names of the lost nodes, sorted."""
-        return tuple(sorted(name for name, node in self.view.nodes.items() if node.state is NodeState.LOST))
 
     @cached_property
     def steady_nodes(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ from hsu_cluster.planning.slots import (
     Desired,
     WorkerTarget,
     available_at_s,
+    is_serving,
 )
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import InstanceId
@@ -74,6 +75,7 @@ class Mover:
         self.spec = target.spec
         self.is_strict = target.spec.guarantee is Guarantee.STRICT
         self._full_why = ""
+        self._full_for_patient_why = ""
 
     @cached_property
     def demand(self) -> Demand:
@@ -168,13 +170,17 @@ class Mover:
         if not slots:
             return 0
         note = self._note_no_room if is_optional else self._note_unplaced
-        if self._full_why:
+        is_patient = all(_is_patient(slot) for slot in slots)
+        if full_why := self._full_why or (self._full_for_patient_why if is_patient else ""):
             for slot in slots:
-                note(slot, self._full_why)
+                note(slot, full_why)
             return 0
         table = self.draft.table
         held = {slot.instance: table.release(slot.instance) for slot in slots}
-        result = place(table, [PlacementRequest(self.spec, tuple(slot.instance for slot in slots))])
+        request = PlacementRequest(self.spec, tuple(slot.instance for slot in slots), is_patient)
+        result = place(table, [request])
+        if result.unplaced and is_patient and table.cooling_until_s is not None:
+            self.draft.retry_at(table.cooling_until_s)
         for slot in slots:
             if slot.instance in result.placed:
                 node, ports = result.placed[slot.instance]
@@ -183,8 +189,12 @@ class Mover:
             old = held[slot.instance]
             if old is not None:
                 table.reserve(slot.instance, *old)
-            self._full_why = result.unplaced[slot.instance]
-            note(slot, self._full_why)
+            full_why = result.unplaced[slot.instance]
+            if is_patient:
+                self._full_for_patient_why = full_why
+            else:
+                self._full_why = full_why
+            note(slot, full_why)
         return len(result.placed)
 
     def _vacate(self, slot: Slot, forced_why: str = "") -> bool:
@@ -238,6 +248,12 @@ class Mover:
             "rollout.no-room",
             f"no instance of {self.target.name} can be started beside those that are replaced: {reason}",
         )
+
+
+def _is_patient(slot: Slot) -> bool:
+    """Return whether an instance that leaves its node serves there meanwhile, so that it can wait for a good place."""
+    departure = slot.departure
+    return departure is not None and not departure.forced_why and is_serving(slot.status)
 
 
 def _why_replaced(slot: Slot) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from hsu_cluster.planning.constraints import first_failing, node_facts
+from hsu_cluster.planning.failover import cooling_until_s
 from hsu_core.model.assignment import Assignment, Ports
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import ALIVE
@@ -40,6 +41,7 @@ class NodeEntry:
 
     __slots__ = (
         "closed_why",
+        "cooling_until_s",
         "cpu_free",
         "cpu_total",
         "dynamic_free",
@@ -55,8 +57,9 @@ class NodeEntry:
         "workers",
     )
 
-    def __init__(self, record: NodeRecord, intent: NodeIntent | None) -> None:
+    def __init__(self, record: NodeRecord, intent: NodeIntent | None, cooling_until_s: float = 0.0) -> None:
         capacity = record.capacity
+        self.cooling_until_s = cooling_until_s
         self.name = record.name
         self.state = record.state
         self.facts = node_facts(record, intent.labels if intent else ())
@@ -183,22 +186,37 @@ class Domain:
 
 
 class NodeTable:
-    """All nodes of a view with what is left of them; `entries` is sorted by name."""
+    """All nodes of a view with what is left of them; `entries` is sorted by name.
 
-    def __init__(self, nodes: Iterable[tuple[NodeRecord, NodeIntent | None]]) -> None:
+    With `now_s` it knows which of them cool down after a loss: those are the second choice.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[tuple[NodeRecord, NodeIntent | None]],
+        now_s: float | None = None,
+        cooldown_s: float = 0.0,
+    ) -> None:
         ordered = sorted(nodes, key=lambda pair: pair[0].name)
-        self.entries: tuple[NodeEntry, ...] = tuple(NodeEntry(record, intent) for record, intent in ordered)
+        self.entries: tuple[NodeEntry, ...] = tuple(
+            NodeEntry(record, intent, _cooling_s(record, now_s, cooldown_s)) for record, intent in ordered
+        )
+        self.cooling_until_s = min(
+            (entry.cooling_until_s for entry in self.entries if entry.cooling_until_s), default=None
+        )
+        """When the first of them has cooled down, in seconds since 1970 (None: no node does)."""
         self.by_name: dict[str, NodeEntry] = {entry.name: entry for entry in self.entries}
         self.worker_nodes: dict[WorkerKey, dict[str, int]] = {}
         self._reserved: dict[InstanceId, tuple[str, Resources, Ports]] = {}
         self._conflicts: dict[WorkerKey, frozenset[str]] = {}
-        self._eligible: dict[tuple[Constraint, ...], Sequence[NodeEntry]] = {}
-        self._domains: dict[tuple[tuple[Constraint, ...], tuple[str, ...]], Domain] = {}
+        self._eligible: dict[tuple[tuple[Constraint, ...], bool], Sequence[NodeEntry]] = {}
+        self._domains: dict[tuple[tuple[Constraint, ...], tuple[str, ...], bool], Domain] = {}
 
     @classmethod
-    def from_view(cls, view: ClusterView) -> NodeTable:
+    def from_view(cls, view: ClusterView, now_s: float | None = None) -> NodeTable:
         """Return the table of a view: usage of all assignments, and ports that stopping processes or strangers hold."""
-        table = cls((record, view.node_intents.get(name)) for name, record in view.nodes.items())
+        nodes = ((record, view.node_intents.get(name)) for name, record in view.nodes.items())
+        table = cls(nodes, now_s, view.times.cooldown_s)
         for app, record in view.apps.items():
             revision = view.revisions.get((app, record.revision))
             if revision is not None:
@@ -301,24 +319,32 @@ class NodeTable:
             entry.free_port(port)
         return held
 
-    def eligible(self, constraints: tuple[Constraint, ...]) -> Sequence[NodeEntry]:
-        """Return the open nodes that match all conditions, by name; kept, as neither changes within a table."""
-        found = self._eligible.get(constraints)
+    def eligible(self, constraints: tuple[Constraint, ...], *, is_cooling: bool = False) -> Sequence[NodeEntry]:
+        """Return the open nodes that match all conditions, by name; kept, as neither changes within a table.
+
+        Either those that do not cool down, or those that do.
+        """
+        found = self._eligible.get((constraints, is_cooling))
         if found is None:
             found = tuple(
                 entry
                 for entry in self.entries
-                if not entry.closed_why and first_failing(constraints, entry.facts) is None
+                if not entry.closed_why
+                and (entry.cooling_until_s > 0) is is_cooling
+                and first_failing(constraints, entry.facts) is None
             )
-            self._eligible[constraints] = found
+            self._eligible[constraints, is_cooling] = found
         return found
 
-    def domains(self, constraints: tuple[Constraint, ...], spread: tuple[str, ...]) -> Domain:
+    def domains(
+        self, constraints: tuple[Constraint, ...], spread: tuple[str, ...], *, is_cooling: bool = False
+    ) -> Domain:
         """Return the eligible nodes as a tree: one level per label of `spread`, nodes below the last."""
-        found = self._domains.get((constraints, spread))
+        found = self._domains.get((constraints, spread, is_cooling))
         if found is None:
             keys = [key.removeprefix("node.labels.") for key in spread]
-            found = self._domains[constraints, spread] = _split(None, self.eligible(constraints), keys)
+            found = _split(None, self.eligible(constraints, is_cooling=is_cooling), keys)
+            self._domains[constraints, spread, is_cooling] = found
         return found
 
     def usage(self) -> Mapping[str, Usage]:
@@ -339,10 +365,26 @@ def _split(value: str | None, entries: Sequence[NodeEntry], keys: Sequence[str])
     return Domain(value, parts, entries)
 
 
+def without(domain: Domain, names: frozenset[str]) -> Domain:
+    """Return a tree of nodes without some of them."""
+    if not names:
+        return domain
+    parts = tuple(without(part, names) for part in domain.parts)
+    return Domain(domain.value, parts, [entry for entry in domain.entries if entry.name not in names])
+
+
 def _resources(view: ClusterView, assignment: Assignment) -> Resources:
     revision = view.revisions.get((assignment.instance.app_id, assignment.revision))
     spec = revision.spec.worker(assignment.instance.worker) if revision else None
     return spec.resources if spec else Resources()
+
+
+def _cooling_s(record: NodeRecord, now_s: float | None, cooldown_s: float) -> float:
+    """Return until when a node cools down, 0 if it does not."""
+    if now_s is None or not record.back_at:
+        return 0.0
+    until_s = cooling_until_s(record, cooldown_s)
+    return until_s if until_s > now_s else 0.0
 
 
 def _closed_why(record: NodeRecord, intent: NodeIntent | None) -> str:

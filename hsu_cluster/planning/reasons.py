@@ -15,8 +15,13 @@ NAMES_SHOWN = 3
 """Node names listed per reason: enough to start looking, short enough for one line."""
 
 
-def unplaced_reason(table: NodeTable, demand: Demand) -> str:
-    """Return the sentence for one more instance of `demand`, each node counted under the first filter it fails."""
+def unplaced_reason(
+    table: NodeTable, demand: Demand, *, is_patient: bool = False, avoided: frozenset[str] = frozenset()
+) -> str:
+    """Return the sentence for one more instance of `demand`, each node counted under the first filter it fails.
+
+    `is_patient`: nodes that cool down or are avoided are not taken, so they are named too.
+    """
     if not table.entries:
         return "no node has joined the cluster (start `hsu-agent run` on a host)"
     total = len(table.entries)
@@ -31,12 +36,18 @@ def unplaced_reason(table: NodeTable, demand: Demand) -> str:
             unmatched.setdefault(f"`{constraint}`" + (f" ({why})" if why else ""), []).append(entry)
         elif (lacking := misfit(entry, demand)) is not None:
             misfits.setdefault(lacking, []).append(entry)
+        elif is_patient and (entry.cooling_until_s or entry.name in avoided):
+            why = _COOLING if entry.cooling_until_s else "avoided, as this revision kept failing there"
+            closed.setdefault(why, []).append(entry)
     parts = [f"{_count(nodes, total)} {_be(nodes)} {why}{_names(nodes)}" for why, nodes in sorted(closed.items())]
     parts += [f"{_count(nodes, total)} {_do(nodes)} not match {text}" for text, nodes in sorted(unmatched.items())]
     parts += [
         f"{_count(misfits[kind], total)} {_PHRASES[kind](misfits[kind], demand)}" for kind in Filter if kind in misfits
     ]
     return "; ".join(parts)
+
+
+_COOLING = "cooling down, as it was lost and has just come back"
 
 
 def _cpu(nodes: list[NodeEntry], demand: Demand) -> str:

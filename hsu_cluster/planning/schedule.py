@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hsu_cluster.planning.node_table import (
@@ -22,6 +22,7 @@ from hsu_cluster.planning.node_table import (
     WorkerKey,
     misfit,
     pick_ports,
+    without,
 )
 from hsu_cluster.planning.reasons import unplaced_reason
 from hsu_cluster.planning.scoring import NodeKey, node_key
@@ -42,10 +43,17 @@ SAMPLE_PER_INSTANCE = 2
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """Instances of one worker, all to be placed alike."""
+    """Instances of one worker, all to be placed alike.
+
+    `is_patient`: they run well where they are, and wait for a node that cools down rather than go there. `avoided`:
+    names of nodes on which this revision keeps failing. Both kinds of nodes are taken when there is no other, but by
+    patient instances.
+    """
 
     spec: WorkerSpec
     instances: tuple[InstanceId, ...]
+    is_patient: bool = False
+    avoided: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +188,10 @@ class _Group:
             self.start = zlib.crc32(b"%d" % request.instances[0].slot, demand.seed)
             self.batch = SAMPLE_NODES + SAMPLE_PER_INSTANCE * len(request.instances)
 
+    def pool(self, entries: Sequence[NodeEntry]) -> _Pool:
+        """Return these nodes, best first."""
+        return _Pool(entries, self.demand, self.rate, 0, len(entries))
+
     def source(self, domain: Domain, depth: int) -> _Pool | _Spread:
         """Return where the nodes of a domain come from."""
         if domain.parts:
@@ -196,17 +208,40 @@ def _place_group(
     spec, instances = request.spec, request.instances
     demand = table.demand(instances[0].app_id, spec)
     group = _Group(table, request, demand)
-    source = group.source(table.domains(spec.placement.constraints, spec.placement.spread), 0)
+    sources = _sources(table, request, group)
+    source = next(sources)
     for index, instance in enumerate(instances):
         entry = source.choose()
-        if entry is None:
-            reason = unplaced_reason(table, demand)
-            unplaced.update((left, reason) for left in instances[index:])
-            return
+        while entry is None:
+            further = next(sources, None)
+            if further is None:
+                reason = unplaced_reason(table, demand, is_patient=request.is_patient, avoided=request.avoided)
+                unplaced.update((left, reason) for left in instances[index:])
+                return
+            source = further
+            entry = source.choose()
         ports = pick_ports(entry, demand, instance)
         table.take(entry, demand.key, instance, spec.resources, ports)
         placed[instance] = (entry.name, ports)
         source.settle()
+
+
+def _sources(table: NodeTable, request: PlacementRequest, group: _Group) -> Iterator[_Pool | _Spread]:
+    """Yield where nodes come from: those without a flaw; then, for who cannot wait, those that cool down or failed."""
+    placement, avoided = request.spec.placement, request.avoided
+    chosen = table.domains(placement.constraints, placement.spread)
+    yield group.source(without(chosen, avoided), 0)
+    if request.is_patient:
+        return
+    if table.cooling_until_s is not None:
+        cooling = table.domains(placement.constraints, placement.spread, is_cooling=True)
+        yield group.source(without(cooling, avoided), 0)
+    if avoided:
+        entries = [entry for name in sorted(avoided) if (entry := table.by_name.get(name)) is not None]
+        fitting = set(table.eligible(placement.constraints)) | set(
+            table.eligible(placement.constraints, is_cooling=True)
+        )
+        yield group.pool([entry for entry in entries if entry in fitting])
 
 
 def _copies(table: NodeTable, key: WorkerKey, spread: tuple[str, ...]) -> list[dict[str | None, int]]:
