@@ -267,11 +267,15 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, item) for item in typing.get_args(kind))
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 
 def _named(kind: Any) -> str:
-    return {int: "a whole number", str: "a text", bool: "true or false"}.get(kind, "of the right type")
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(
+        kind, "of the right type"
+    )
 
 
 def _bad_name(what: str, name: str) -> InvalidInput:

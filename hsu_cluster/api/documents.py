@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from hsu_cluster.api.problem import fault_documents
 from hsu_cluster.api.reading import Reading
 from hsu_cluster.client.documents import (
     AppDocument,
-    CapacityDocument,
     ChangeDocument,
     EventDocument,
     InstanceDocument,
     LastExitDocument,
     MasterDocument,
-    NodeDocument,
     PlanDocument,
     RevisionDocument,
     UnenforcedDocument,
     WorkerDocument,
 )
 from hsu_cluster.planning.explain import DeployPlan, WorkerChange
-from hsu_cluster.planning.failover import cooling_until_s
 from hsu_cluster.planning.health import WorkerHealth, health_of
 from hsu_cluster.planning.layout import index_of
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
-from hsu_core.model.enforcement import HostLayout, enforcement, host_support
+from hsu_core.model.enforcement import HostLayout, enforcement
 from hsu_core.model.errors import Fault
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import State, allowed_operations
-from hsu_core.model.node import NodeRecord, NodeState, Usage
+from hsu_core.model.node import NodeState
 from hsu_core.model.records import EventRecord, MasterAdvert
 from hsu_core.model.spec import WorkerSpec
 from hsu_core.wire import keys
@@ -274,52 +270,6 @@ def revision_documents(reading: Reading, app: AppId) -> list[RevisionDocument]:
         }
         for (_, number), revision in sorted(reading.view.revisions.items())
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class LeaderWord:
-    """What only the leader knows of nodes: when each was last heard, and who is suspect. Empty on a standby."""
-
-    last_seen: Mapping[str, float]
-    suspects: Collection[str]
-
-
-def node_document(
-    reading: Reading, node: NodeRecord, usage: Mapping[str, Usage], word: LeaderWord, now_s: float
-) -> NodeDocument:
-    """Return one node; labels that people added win over those the agent gave."""
-    times = reading.view.times
-    is_suspect = node.state is NodeState.READY and node.name in word.suspects
-    cooling_s = cooling_until_s(node, times.cooldown_s) if node.state is NodeState.READY else 0.0
-    intent = reading.view.node_intents.get(node.name)
-    used = usage.get(node.name, Usage())
-    return {
-        "name": node.name,
-        "state": str(NodeState.SUSPECT if is_suspect else node.state),
-        "labels": dict(node.labels) | dict(intent.labels if intent else ()),
-        "capacity": _capacity(node.capacity.cpu_milli, node.capacity.memory_bytes, 0),
-        "used": _capacity(used.cpu_milli, used.memory_bytes, used.instances),
-        "last_seen": word.last_seen.get(node.name),
-        "cordoned": intent is not None and (intent.is_cordoned or intent.is_draining),
-        "draining": intent is not None and intent.is_draining,
-        "os": node.os,
-        "arch": node.arch,
-        "version": node.version,
-        "address": node.address,
-        "reason": f"silent for more than {times.suspect_s:g} s" if is_suspect else node.reason,
-        "cooling_until": cooling_s if cooling_s > now_s else None,
-        "limits": [
-            {"limit": support.name, "how": str(support.how), "reason": support.reason}
-            for support in (host_support(node.host) if node.host is not None else ())
-        ],
-        "revision": max(
-            reading.changed.get(keys.node(node.name), 0), reading.changed.get(keys.node_intent(node.name), 0)
-        ),
-    }
-
-
-def _capacity(cpu_milli: int, memory_bytes: int, instances: int) -> CapacityDocument:
-    return {"cpu_milli": cpu_milli, "memory_bytes": memory_bytes, "instances": instances}
 
 
 def event_document(key: str, event: EventRecord, revision: int) -> EventDocument:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from hsu_cluster.api.calls import Answer, Call, list_document, page_request
-from hsu_cluster.api.documents import LeaderWord, node_document
+from hsu_cluster.api.calls import JSON_TYPE, Answer, Call, list_document, page_request
+from hsu_cluster.api.node_documents import LeaderWord, drain_plan_document, node_document
 from hsu_cluster.api.problem import conflict
 from hsu_cluster.api.reading import NODES_ONLY
 from hsu_cluster.api.writing import Change, check_if_match, commit, event, unchanged
 from hsu_cluster.client.documents import EmptyBody, NodeDocument, RemovedDocument
+from hsu_cluster.client.node_documents import DrainBody
+from hsu_cluster.planning.drain import DrainProgress, drain_progress, plan_drain
 from hsu_cluster.planning.intents import suggestion
 from hsu_cluster.planning.node_table import NodeTable
-from hsu_core.model.errors import Compacted, NotFound
+from hsu_core.model.errors import Compacted, InvalidInput, NotFound
 from hsu_core.model.node import NodeIntent, NodeRecord, NodeState, Usage
 from hsu_core.store.base import Delete, Operation, Put, range_all
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode, encode
 
+DEADLINE_LIMIT_S = 30 * 86400.0
+"""Longest deadline of a drain: 30 days."""
+
 
 async def list_nodes(call: Call) -> Answer:
-    """Return all nodes with what their assignments reserve."""
+    """Return all nodes with what their assignments reserve, and how far their drains are."""
     page = page_request(call)
     reading = await call.services.reader.read(NODES_ONLY, revision=page.revision)
-    usage = await _usage(call)
+    usage, drains = await _sums(call)
     word, now_s = _word(call), call.services.clock()
-    items = [node_document(reading, node, usage, word, now_s) for _, node in sorted(reading.view.nodes.items())]
+    items = [node_document(reading, node, usage, word, drains, now_s) for _, node in sorted(reading.view.nodes.items())]
     return Answer(list_document(items, lambda item: (item["name"],), page, reading.revision))
 
 
@@ -44,7 +50,8 @@ async def _read_node(call: Call, name: str, revision: int | None = None) -> Node
     node = reading.view.nodes.get(name)
     if node is None:
         raise await _no_such_node(call, name)
-    return node_document(reading, node, await _usage(call), _word(call), call.services.clock())
+    usage, drains = await _sums(call)
+    return node_document(reading, node, usage, _word(call), drains, call.services.clock())
 
 
 def _word(call: Call) -> LeaderWord:
@@ -52,9 +59,25 @@ def _word(call: Call) -> LeaderWord:
     return LeaderWord(leader.last_seen(), leader.suspects())
 
 
-async def _usage(call: Call) -> Mapping[str, Usage]:
+async def _sums(call: Call) -> tuple[Mapping[str, Usage], Mapping[str, DrainProgress]]:
+    """Return what is reserved on each node, and what is left on those that drain."""
     overview = await call.services.reader.overview()
-    return NodeTable.from_view(overview.view).usage()
+    view, now_s = overview.view, call.services.clock()
+    usage = NodeTable.from_view(view).usage()
+    if not any(intent.is_draining for intent in view.node_intents.values()):
+        return usage, {}
+    return usage, await asyncio.to_thread(drain_progress, view, now_s)
+
+
+async def get_drain_plan(call: Call) -> Answer:
+    """Return what a drain of a node would do, without doing it."""
+    overview = await call.services.reader.overview()
+    if call.node not in overview.view.nodes:
+        raise await _no_such_node(call, call.node)
+    is_forced = call.query_flag("force")
+    now_s = call.services.clock()
+    plan = await asyncio.to_thread(plan_drain, overview.view, call.node, now_s, is_forced=is_forced)
+    return Answer(drain_plan_document(call.node, plan, overview.revision))
 
 
 async def _no_such_node(call: Call, name: str) -> NotFound:
@@ -67,22 +90,67 @@ async def _no_such_node(call: Call, name: str) -> NotFound:
 
 async def cordon(call: Call) -> Answer:
     """Place nothing more on a node."""
-    return await _edit(call, "NodeCordoned", "takes no new instances", is_cordoned=True, is_draining=None)
+    await call.read_body(EmptyBody)
+    return await _edit(
+        call, "NodeCordoned", lambda _: "takes no new instances", lambda intent: replace(intent, is_cordoned=True)
+    )
 
 
 async def drain(call: Call) -> Answer:
-    """Place nothing more on a node and move its instances off."""
-    return await _edit(call, "NodeDrained", "is to be emptied", is_cordoned=True, is_draining=True)
+    """Place nothing more on a node and move its instances off; or stop moving them."""
+    body = await call.read_body(DrainBody)
+    deadline_s, is_forced = body.get("deadline"), body.get("force", False)
+    if body.get("cancel"):
+        if deadline_s is not None or is_forced:
+            raise InvalidInput(
+                f"drain {call.node}", "cancel is given with a deadline or force", "give one of them", code="input.drain"
+            )
+        return await _edit(call, "NodeDrainCancelled", lambda _: "keeps what it has", _not_draining)
+    if deadline_s is not None and not 0 < deadline_s <= DEADLINE_LIMIT_S:
+        raise InvalidInput(
+            f"drain {call.node}", f"its deadline is {deadline_s:g} s", "give more than 0 and at most 30 days",
+            code="input.drain",
+        )  # fmt: skip
+    deadline_at = None if deadline_s is None else call.services.clock() + deadline_s
+
+    def edit(intent: NodeIntent) -> NodeIntent:
+        """Return the intent to drain; an earlier deadline or force stays unless another is given."""
+        kept = intent.drain_deadline_at if intent.is_draining else None
+        return replace(
+            intent,
+            is_cordoned=True,
+            is_draining=True,
+            drain_deadline_at=kept if deadline_at is None else deadline_at,
+            is_drain_forced=is_forced or (intent.is_draining and intent.is_drain_forced),
+        )
+
+    return await _edit(call, "NodeDrained", _drain_text, edit)
+
+
+def _drain_text(intent: NodeIntent) -> str:
+    if intent.is_drain_forced:
+        return "is to be emptied by force"
+    return "is to be emptied" + (" by its deadline" if intent.drain_deadline_at is not None else "")
+
+
+def _not_draining(intent: NodeIntent) -> NodeIntent:
+    return replace(intent, is_draining=False, drain_deadline_at=None, is_drain_forced=False)
 
 
 async def uncordon(call: Call) -> Answer:
     """Take a node back after cordon or drain."""
-    return await _edit(call, "NodeUncordoned", "takes instances again", is_cordoned=False, is_draining=False)
-
-
-async def _edit(call: Call, code: str, what: str, *, is_cordoned: bool, is_draining: bool | None) -> Answer:
-    name = call.node
     await call.read_body(EmptyBody)
+    return await _edit(
+        call, "NodeUncordoned", lambda _: "takes instances again",
+        lambda intent: replace(_not_draining(intent), is_cordoned=False),
+    )  # fmt: skip
+
+
+async def _edit(
+    call: Call, code: str, told: Callable[[NodeIntent], str], edit: Callable[[NodeIntent], NodeIntent]
+) -> Answer:
+    name = call.node
+    body = await call.read_text(frozenset({JSON_TYPE}))
 
     async def compute() -> Change:
         store = call.services.store
@@ -93,18 +161,14 @@ async def _edit(call: Call, code: str, what: str, *, is_cordoned: bool, is_drain
         newest = entry if entry is not None and entry.mod_revision > node.mod_revision else node
         check_if_match(call, f"node {name}", newest)
         before = decode(NodeIntent, entry.value) if entry is not None else NodeIntent(name)
-        after = replace(
-            before,
-            is_cordoned=is_cordoned,
-            is_draining=before.is_draining if is_draining is None else is_draining,
-        )
+        after = edit(before)
         if after == before:
             return Change()
         payload = encode(after, over=entry.value if entry is not None else None)
-        made = event(call, code, name, f"node {name} {what}", node=name)
+        made = event(call, code, name, f"node {name} {told(after)}", node=name)
         return Change([unchanged(entry, keys.node_intent(name))], [Put(keys.node_intent(name), payload)], made)
 
-    committed = await commit(call, b"", compute)
+    committed = await commit(call, body, compute)
     return Answer(await _read_node(call, name, committed))
 
 

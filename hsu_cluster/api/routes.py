@@ -25,7 +25,7 @@ from hsu_cluster.api import (
     watch,
 )
 from hsu_cluster.api.calls import Answer, Call
-from hsu_cluster.client import documents, rollout_documents, route_documents
+from hsu_cluster.client import documents, node_documents, rollout_documents, route_documents
 from hsu_cluster.client.analysis_documents import AnalysisRunList
 from hsu_cluster.planning.access import Permission
 from hsu_core.model.errors import Bug
@@ -102,7 +102,7 @@ _ONE_APP = "/v1/namespaces/{namespace}/apps/{app}"
 _ONE_INSTANCE = _ONE_APP + "/instances/{instance}"
 _ROLLOUT = _ONE_APP + "/rollout"
 _TARGETS = (_NAMESPACE, _APP, Query("worker", "Only this worker"), Query("port", "Only ports of this name"))
-_P, _D, _R, _T = Permission, documents, rollout_documents, route_documents
+_P, _D, _N, _R, _T = Permission, documents, node_documents, rollout_documents, route_documents
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", _P.PUBLIC, cluster.healthz, "Is the process alive", _D.HealthDocument),
@@ -198,7 +198,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/nodes/{node}/cordon", _P.ADMIN, nodes.cordon, "Place nothing more on it", _D.NodeDocument,
           _D.EmptyBody),
     Route("POST", "/v1/nodes/{node}/drain", _P.ADMIN, nodes.drain, "Move its instances off", _D.NodeDocument,
-          _D.EmptyBody),
+          _N.DrainBody),
+    Route("GET", "/v1/nodes/{node}/drain-plan", _P.READ, nodes.get_drain_plan, "What a drain would do",
+          _N.DrainPlanDocument, query=(Query("force", "As if drained by force", "boolean"),)),
     Route("POST", "/v1/nodes/{node}/uncordon", _P.ADMIN, nodes.uncordon, "Take it back", _D.NodeDocument,
           _D.EmptyBody),
     Route("POST", "/v1/nodes/{node}/remove", _P.ADMIN, nodes.remove, "Forget a lost node", _D.RemovedDocument,

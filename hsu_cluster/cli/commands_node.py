@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsu_cluster.cli.commands_deploy import Timeout, Wait
+from hsu_cluster.cli.commands_deploy import Wait
 from hsu_cluster.cli.commands_read import Output, Watch, get
-from hsu_cluster.cli.follow import follow
-from hsu_cluster.cli.session import Session, check_timeout
+from hsu_cluster.cli.drain_wait import DrainWait
+from hsu_cluster.cli.render_drain import drain_plan_lines
+from hsu_cluster.cli.session import Session, check_format, check_timeout
 from hsu_cluster.cli.text import count, shown
-from hsu_core.model.errors import HsuError
-from hsu_core.model.quantity import format_duration
+from hsu_core.model.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hsu_cluster.client.client import ClusterClient
+
+PAST_DEADLINE_S = 60.0
+"""A wait goes on for so long after the deadline: what is taken off then has its own time to stop."""
 
 Name = Annotated[str, typer.Argument(metavar="NODE")]
 
@@ -25,34 +28,52 @@ def list_nodes(context: typer.Context, output: Output = "table", watch: Watch = 
     return get(context, "nodes", None, None, output, watch)
 
 
-def drain(context: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = "5m") -> int:
-    """Move all instances off a node.
+def drain(
+    context: typer.Context,
+    name: Name,
+    wait: Wait = True,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="DURATION", help="How long to wait: 5m, or a minute more than --deadline."),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option("--deadline", metavar="DURATION", help="After so long take off what is left, ready or not."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take everything off at once, whatever stays ready.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Move no more; the node stays cordoned.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")] = False,
+    output: Output = "table",
+) -> int:
+    """Move all instances off a node, as far as `max_unavailable` of each worker allows.
 
     Nothing more is placed on it until `uncordon`.
     """
     session: Session = context.obj
-    timeout_s = check_timeout(timeout)
+    check_format(output)
+    deadline_s = None if deadline is None else check_timeout(deadline)
+    flags = {"--deadline": deadline, "--force": force, "--cancel": cancel}
+    given = [flag for flag, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        raise InvalidInput(f"drain {name}", f"{' and '.join(given)} exclude each other", "give one", code="usage")
+    timeout_s = check_timeout(timeout or "5m") if timeout or deadline_s is None else deadline_s + PAST_DEADLINE_S
 
     async def work(cluster: ClusterClient) -> int:
-        node = await cluster.drain(name)
-        left = node["used"]["instances"]
-        session.terminal.lines([f"node {shown(name)} is being drained of {count(left, 'instance')}"])
-
-        async def look() -> bool:
-            nonlocal left
-            left = (await cluster.get_node(name))["used"]["instances"]
-            return left == 0
-
-        if not wait or await follow(cluster, look, kinds=("nodes", "instances"), timeout_s=timeout_s):
-            if wait:
-                session.terminal.lines(["done"])
+        if dry_run:
+            plan = await cluster.drain_plan(name, force=force)
+            if output == "table":
+                session.terminal.lines(drain_plan_lines(plan))
+            else:
+                session.terminal.document(plan, output)
             return 0
-        raise HsuError(
-            f"drain {name}",
-            f"{count(left, 'instance')} still there after {format_duration(timeout_s)}",
-            f"it goes on; see hsu-cluster describe node/{name}",
-            code="wait.timeout",
+        node = await cluster.drain(name, deadline_s=deadline_s, force=force, cancel=cancel)
+        if cancel:
+            session.terminal.lines([f"node {shown(name)} keeps what it has, and is cordoned"])
+            return 0
+        session.terminal.lines(
+            [f"node {shown(name)} is being drained of {count(node['used']['instances'], 'instance')}"]
         )
+        return await DrainWait(session.terminal, cluster, node).run(timeout_s) if wait else 0
 
     return session.run(work)
 

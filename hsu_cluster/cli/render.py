@@ -68,6 +68,9 @@ def node_state(node: NodeDocument) -> str:
     """Return the state of a node with what was asked of it, or why it takes nothing: `ready, draining`."""
     asked = "draining" if node["draining"] else "cordoned" if node["cordoned"] else ""
     asked = asked or ("cooling down" if node["cooling_until"] is not None else "")
+    drain = node.get("drain")
+    if drain is not None and not drain["assigned"]:
+        asked = "stopping the last" if drain["stopping"] else "drained"
     return f"{node['state']}, {asked}" if asked else node["state"]
 
 
@@ -179,6 +182,12 @@ def _route_row(route: RouteDocument, now: float) -> Row:
     )
 
 
+def _drain_wait(node: NodeDocument) -> str:
+    """Return the first thing that a drain of the node waits for."""
+    drain = node.get("drain")
+    return drain["waits"][0] if drain is not None and drain["waits"] else ""
+
+
 def _node_row(node: NodeDocument, now: float) -> Row:
     return row(
         node["name"],
@@ -190,7 +199,7 @@ def _node_row(node: NodeDocument, now: float) -> Row:
         f"{node['os']}/{node['arch']}".strip("/"),
         node["version"],
         ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items())),
-        node["reason"],
+        node["reason"] or _drain_wait(node),
     )
 
 

@@ -19,6 +19,7 @@ from hsu_cluster.cli.render import (
     time_text,
     yes,
 )
+from hsu_cluster.cli.render_drain import drain_lines
 from hsu_cluster.cli.text import age, count, shown
 from hsu_cluster.client.documents import (
     AppDocument,
@@ -187,6 +188,7 @@ def node_details(
     return [
         *head,
         *_section("Limits", limit_lines(node)),
+        *_section("Drain", drain_lines(node, now)),
         *_section("Instances", table("instances", instances, now)),
         *_events(events, now),
     ]

@@ -30,6 +30,7 @@ from hsu_cluster.client.documents import (
     RevisionList,
     WorkerList,
 )
+from hsu_cluster.client.node_documents import DrainPlanDocument
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
 from hsu_cluster.client.route_documents import EndpointList, RouteList, TargetGroupDocument
 from hsu_cluster.client.transport import Answer, Transport
@@ -247,9 +248,21 @@ class ClusterClient:
         """Return one node. Raises ApiProblem `not-found`."""
         return cast(NodeDocument, await self._get(f"/v1/nodes/{node}"))
 
-    async def drain(self, node: str) -> NodeDocument:
-        """Place nothing more on a node and move its instances off."""
-        return cast(NodeDocument, await self._post(f"/v1/nodes/{node}/drain", {}))
+    async def drain(
+        self, node: str, *, deadline_s: float | None = None, force: bool = False, cancel: bool = False
+    ) -> NodeDocument:
+        """Place nothing more on a node and move its instances off.
+
+        `deadline_s`: when the rest is taken off whatever stays ready; `force`: at once; `cancel`: move no more.
+        """
+        body = {"deadline": deadline_s, "force": force or None, "cancel": cancel or None}
+        given = {name: value for name, value in body.items() if value is not None}
+        return cast(NodeDocument, await self._post(f"/v1/nodes/{node}/drain", given))
+
+    async def drain_plan(self, node: str, *, force: bool = False) -> DrainPlanDocument:
+        """Return what a drain would do."""
+        query = {"force": "true" if force else None}
+        return cast(DrainPlanDocument, await self._get(f"/v1/nodes/{node}/drain-plan", query))
 
     async def cordon(self, node: str) -> NodeDocument:
         """Place nothing more on a node."""

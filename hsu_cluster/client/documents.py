@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from hsu_cluster.client.node_documents import DrainDocument
+
 
 class FaultDocument(TypedDict):
     """One thing wrong with an input, or a warning about it. `line` counts from 1 (0: not known)."""
@@ -211,7 +213,7 @@ class NodeDocument(TypedDict):
 
     Only the leader knows `last_seen` and who is suspect: from another master they are null and ready. Nothing new is
     placed before `cooling_until` on a node that was lost and came back; null: it never was.
-    `limits`: how it holds each limit; empty if its agent does not tell.
+    `limits`: how it holds each limit; empty if its agent does not tell. `drain`: how far it is, null: nobody drains it.
     """
 
     name: str
@@ -222,6 +224,7 @@ class NodeDocument(TypedDict):
     last_seen: float | None
     cordoned: bool
     draining: bool
+    drain: DrainDocument | None
     os: str
     arch: str
     version: str

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 30.0
 """Plan everything this often even if nothing seems to have changed: a missed change costs no more than this."""
 
+EVENTS_OF_A_PLAN = 100
+"""Most events of one plan; each is one key of the store."""
+
 RETRY_S = 0.05
 """Shortest time between two plans that only the clock asks for."""
 
@@ -98,21 +101,24 @@ class PlannerLoop:
 
     def _events(self, actions: Sequence[Action]) -> list[Put]:
         """Return one event for each app and reason."""
-        counts: Counter[tuple[AppId, str, str]] = Counter()
+        counts: Counter[tuple[AppId, str, str, str]] = Counter()
         for action in actions:
             if isinstance(action, PutAssignment):
-                counts[action.assignment.instance.app_id, "Assigned", action.why] += 1
+                code = "DrainForced" if action.forced_off else "Assigned"
+                counts[action.assignment.instance.app_id, code, action.why, action.forced_off] += 1
             elif isinstance(action, DropAssignment):
-                counts[action.instance.app_id, "Unassigned", action.why] += 1
+                code = "DrainForced" if action.forced_off else "Unassigned"
+                counts[action.instance.app_id, code, action.why, action.forced_off] += 1
             elif isinstance(action, PutRollout):
                 for code, text in action.events:
-                    counts[action.rollout.id, code, text] += 1
+                    counts[action.rollout.id, code, text, ""] += 1
         return [
             self._writer.event(
-                code, str(app), f"{count} of {app}: {why}" if count > 1 else why, namespace=app.namespace, app=app.app
+                code, str(app), f"{count} of {app}: {why}" if count > 1 else why,
+                namespace=app.namespace, app=app.app, node=node,
             )
-            for (app, code, why), count in sorted(counts.items())[:100]
-        ]
+            for (app, code, why, node), count in sorted(counts.items())[:EVENTS_OF_A_PLAN]
+        ]  # fmt: skip
 
 
 def operation_of(action: Action) -> Operation:

@@ -137,6 +137,7 @@ class Draft:
         """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
         previous = self.view.assignments.get(instance)
         previous_epoch = previous.epoch if previous else 0
+        forced_off = "" if previous is None or previous.node == node else self._forced_off(previous)
         if previous is not None and _ends_process(previous, node, desired) and self._must_leave(instance):
             return
         assignment = Assignment(
@@ -150,16 +151,23 @@ class Draft:
             desired.is_stopped,
             is_extra or (previous is not None and previous.is_extra),
         )
-        self._puts[instance] = PutAssignment(assignment, previous_epoch, why)
+        self._puts[instance] = PutAssignment(assignment, previous_epoch, why, forced_off)
 
     def drop(self, assignment: Assignment, why: str) -> None:
         """Write down that a slot loses its assignment, and free its room."""
         if self._must_leave(assignment.instance):
             return
         self._next_epoch(assignment.instance, assignment.epoch)
-        self._drops[assignment.instance] = DropAssignment(assignment.instance, assignment.epoch, why)
+        self._drops[assignment.instance] = DropAssignment(
+            assignment.instance, assignment.epoch, why, self._forced_off(assignment)
+        )
         if "table" in self.__dict__:
             self.table.release(assignment.instance)
+
+    def _forced_off(self, assignment: Assignment) -> str:
+        """Return the node if the instance is taken off it by force."""
+        departure = self.departure(assignment) if self.has_departures else None
+        return assignment.node if departure is not None and departure.forced_why else ""
 
     def is_changed(self, instance: InstanceId) -> bool:
         """Return whether this pass already changes the slot."""

@@ -59,7 +59,6 @@ def leaving_slots(found: WaveSet, outdated: list[Slot]) -> list[Slot]:
 
 def move_leaving(found: WaveSet, leaving: list[Slot]) -> None:
     """Move slots off their nodes as far as the floor allows, lowest first, and say what the others wait for."""
-    draft = found.draft
     no_room = _start_helpers(found, leaving)
     floor = _floor(found, no_room)
     spare = found.available - floor
@@ -68,18 +67,14 @@ def move_leaving(found: WaveSet, leaving: list[Slot]) -> None:
         assert slot.departure is not None
         if spare < slot.is_available:
             continue
-        if not found.mover(slot).move(slot, slot.departure.why):
-            _give_helper_up(found)
-            continue  # whoever looked for a place has said why there is none
         left.remove(slot)
-        if slot.is_available:
+        if not found.mover(slot).move(slot, slot.departure.why):
+            _give_helper_up(found)  # whoever looked for a place has said why there is none
+        elif slot.is_available:
             found.gone.add(slot.instance)
             spare -= 1
     if left:
         _wait(found, left, floor, no_room)
-    for slot in left:
-        if slot.departure is not None and slot.departure.deadline_at is not None:
-            draft.retry_at(slot.departure.deadline_at)
 
 
 def _start_helpers(found: WaveSet, leaving: list[Slot]) -> str:

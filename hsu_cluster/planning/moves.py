@@ -231,8 +231,8 @@ class Mover:
             self.draft.wait(
                 str(slot.instance),
                 "drain.no-room",
-                f"{slot.instance} stays on {slot.assignment.node}, although {slot.departure.why}: {reason}; add or "
-                f"free a node, lower what worker {self.spec.id} asks for, or give the drain a --deadline",
+                f"{slot.instance} stays on {slot.assignment.node}, no other node can take it: {reason}; add or free a "
+                f"node, lower what worker {self.spec.id} asks for, or give the drain a --deadline",
             )
             return
         self.draft.unplaced(slot.instance, reason)

@@ -47,20 +47,22 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class PutAssignment:
-    """Write this assignment; `previous_epoch` 0: the slot has none now."""
+    """Write this assignment; `previous_epoch` 0: the slot has none now. `forced_off`: the node it must leave."""
 
     assignment: Assignment
     previous_epoch: int
     why: str
+    forced_off: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DropAssignment:
-    """Delete the slot's assignment: its agent stops the process."""
+    """Delete the slot's assignment: its agent stops the process. `forced_off`: the node it must leave."""
 
     instance: InstanceId
     previous_epoch: int
     why: str
+    forced_off: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,33 @@ async def test_a_node_is_cordoned_drained_and_taken_back(tmp_path: Path) -> None
         assert stale.status == 412
 
 
+@asynchronous
+async def test_a_drain_has_a_deadline_can_be_forced_and_cancelled(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await api.deploy()
+        await api.add_node("node-a")
+        await api.assign(0, "node-a")
+        plan = await api.get("/v1/nodes/node-a/drain-plan")
+        assert [(one["id"], one["leaves"]) for one in plan["instances"]] == [("shop/web.0", False)]
+        assert "of shop/web are still to be replaced" in plan["instances"][0]["reason"]
+        assert plan["workers"] == [{"id": "shop/web", "namespace": "default", "ready": 1, "lowest_ready": 1}]
+        before = await api.revision()
+        for body in ({"deadline": 0}, {"deadline": 1e9}, {"deadline": "1h"}, {"cancel": True, "force": True}):
+            assert (await api.send("POST", "/v1/nodes/node-a/drain", body)).status == 400
+        assert await api.revision() == before
+        drain = (await api.send("POST", "/v1/nodes/node-a/drain", {"deadline": 600})).document["drain"]
+        assert (drain["assigned"], drain["stopping"], drain["forced"]) == (1, 0, False)
+        assert 500 < drain["deadline_at"] - api.clock() <= 600
+        assert "of shop/web are still to be replaced" in drain["waits"][0]
+        again = (await api.send("POST", "/v1/nodes/node-a/drain", {})).document["drain"]
+        assert again["deadline_at"] == drain["deadline_at"], "asking again keeps the deadline"
+        assert (await api.send("POST", "/v1/nodes/node-a/drain", {"force": True})).document["drain"]["forced"]
+        kept = (await api.send("POST", "/v1/nodes/node-a/drain", {"cancel": True})).document
+        assert (kept["cordoned"], kept["draining"], kept["drain"]) == (True, False, None)
+        fresh = (await api.send("POST", "/v1/nodes/node-a/drain", {})).document["drain"]
+        assert (fresh["deadline_at"], fresh["forced"]) == (None, False)
+
+
 @pytest.mark.parametrize("state", [NodeState.LOST, NodeState.LEFT])
 @asynchronous
 async def test_only_a_node_that_is_gone_can_be_removed(tmp_path: Path, state: NodeState) -> None:

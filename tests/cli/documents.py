@@ -57,6 +57,34 @@ def worker(name: str = "shop/web", **fields: Any) -> Any:
     }
 
 
+DRAIN: Any = {
+    "assigned": 2,
+    "stopping": 1,
+    "deadline_at": NOW + 90,
+    "forced": False,
+    "waits": [
+        "1 instance of shop/web is still to leave node-c, at least 2 stay ready; waits for web.3 on node-a: starting",
+        "shop/db.0 stays on node-c, no other node can take it: 2 of 3 nodes lack 1GiB of free memory",
+    ],
+}
+"""How far a drain is."""
+
+DRAIN_PLAN: Any = {
+    "node": "node-c",
+    "instances": [
+        {"id": "shop/db.0", "namespace": "default", "leaves": False, "node": "node-c", "reason": DRAIN["waits"][1]},
+        {"id": "shop/web.0", "namespace": "default", "leaves": True, "node": "node-a", "reason": ""},
+        {"id": "shop/web.1", "namespace": "default", "leaves": True, "node": None, "reason": "no node is open"},
+    ],
+    "workers": [
+        {"id": "shop/db", "namespace": "default", "ready": 1, "lowest_ready": 1},
+        {"id": "shop/web", "namespace": "default", "ready": 3, "lowest_ready": 2},
+    ],
+    "revision": 50,
+}
+"""What a drain would do."""
+
+
 def app(name: str = "shop", **fields: Any) -> Any:
     """Return an app document; it is healthy with one worker."""
     return {
@@ -86,6 +114,7 @@ def node(name: str = "node-a", **fields: Any) -> Any:
         "cordoned": False,
         "draining": False,
         "cooling_until": None,
+        "drain": None,
         "os": "linux",
         "arch": "x86_64",
         "version": "0.1.0",

@@ -163,7 +163,18 @@ async def test_node_verbs(tmp_path: Path) -> None:
         await cli.run("deploy", str(cli.shop), "--no-wait")
         await cli.place()
         late = await cli.run("node", "drain", "node-a", "--timeout", "200ms", expect=1)
-        assert "3 instances still there after 200ms" in late.errors
+        assert "3 instances left after 200ms: shop/db.0 stays on node-a, no other node can take it" in late.errors
+        assert late.output.count("\n") == 2
+        assert "shop/db.0 stays on node-a" in (await cli.run("node", "list")).output
+        assert "3 instances left" in (await cli.run("describe", "node/node-a")).output
+        plan = (await cli.run("node", "drain", "node-a", "--dry-run")).output.splitlines()
+        assert plan[0] == "0 of 3 instances would leave node node-a"
+        assert plan[1].startswith("  shop/db.0 stays on node-a, no other")
+        assert plan[4:] == ["shop/db: all 1 stay ready", "shop/web: all 2 stay ready"]
+        kept = await cli.run("node", "drain", "node-a", "--cancel")
+        assert kept.output == "node node-a keeps what it has, and is cordoned\n"
+        assert "ready, cordoned" in (await cli.run("node", "list")).output
+        assert "exclude each other" in (await cli.run("node", "drain", "x", "--force", "--cancel", expect=2)).errors
 
 
 @asynchronous

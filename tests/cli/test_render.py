@@ -17,8 +17,22 @@ from hsu_cluster.cli.render_details import (
     worker_details,
 )
 from hsu_cluster.cli.render_doctor import limit_report
+from hsu_cluster.cli.render_drain import drain_plan_lines
 from hsu_cluster.cli.render_progress import INSTANCES_SHOWN, progress_line, progress_tree
-from tests.cli.documents import NOW, app, cluster, endpoint, event, instance, node, revision, route, worker
+from tests.cli.documents import (
+    DRAIN,
+    DRAIN_PLAN,
+    NOW,
+    app,
+    cluster,
+    endpoint,
+    event,
+    instance,
+    node,
+    revision,
+    route,
+    worker,
+)
 
 Golden = Callable[[str, str], None]
 
@@ -68,7 +82,7 @@ LISTS = {
     "nodes": [
         node(),
         node("node-b", state="lost", last_seen=NOW - 61, labels={}, reason="silent for 8 s"),
-        node("node-c", draining=True, cordoned=True, last_seen=None),
+        node("node-c", draining=True, cordoned=True, last_seen=None, drain=DRAIN),
         node("node-d", cordoned=True, labels={"zone": "b", "gpu": "yes"}),
     ],
     "events": [
@@ -107,6 +121,8 @@ SHORT = [{**SWAP, "nodes": [f"node-{number}" for number in range(8)]}, {**SAMPLE
 
 def test_limits_that_are_not_held_are_told(golden: Golden) -> None:
     golden("describe-worker-limits", plain(worker_details(worker(unenforced=SHORT), [], [], NOW)))
+    golden("describe-node-drain", plain(node_details(node(draining=True, drain=DRAIN), [], [], NOW)))
+    golden("drain-plan", plain(drain_plan_lines(DRAIN_PLAN)))
     golden("describe-node-limits", plain(node_details(node(limits=[SWAP, HELD, SAMPLED]), [], [], NOW)))
     nodes = [node(limits=[SWAP, HELD, SAMPLED]), node("node-b", limits=[HELD]), node("node-c")]
     golden("doctor", plain(limit_report(nodes, [app(), app("cams", workers=[worker("cams/web", unenforced=SHORT)])])))
