@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -160,15 +161,26 @@ async def _deploy(call: Call, app: AppId, parsed: ParsedManifest) -> Change:
     check_if_match(call, f"app {app}", present.entry)
     asked = call.request.query.get("pin")
     if asked is not None:
-        found = pin_of(
-            present.entry.mod_revision if present.entry is not None else 0, _revision(app, parsed.spec, 0, 0.0, "")
-        )
-        if asked != found:
-            what = "the app" if asked.partition("-")[2] == found.partition("-")[2] else "the manifest"
-            raise StaleRevision(
-                f"deploy {app} as it was planned", f"{what} has changed since", "plan it again, and look at the plan"
-            )
+        _check_pin(app, asked, present.entry, _revision(app, parsed.spec, 0, 0.0, ""))
     return _change(call, app, present, parsed.spec)
+
+
+def _check_pin(app: AppId, asked: str, entry: Entry | None, revision: Revision) -> None:
+    """Raise StaleRevision unless the pin is that of a plan of this content for the app as it is now."""
+    head, _, content = asked.partition("-")
+    present = entry.mod_revision if entry is not None else 0
+    what, fix = f"deploy {app} as it was planned", "plan it again, and look at the plan"
+    if not head.isdigit() or re.fullmatch(r"[0-9a-f]+", content) is None or len(content) != len(revision.content_hash):
+        raise InvalidInput(
+            what, f"{asked[:80]!r} is no pin of a plan", "give the one that `hsu-cluster plan FILE` prints",
+            code="input.pin",
+        )  # fmt: skip
+    if content != revision.content_hash:
+        raise StaleRevision(
+            what, "the pin is not of this manifest: it was planned with other content or variables, or never", fix
+        )
+    if int(head) != present:
+        raise StaleRevision(what, "the app has changed since", fix)
 
 
 def _change(call: Call, app: AppId, present: _Present, spec: AppSpec, again: int = 0) -> Change:

@@ -21,6 +21,7 @@ from hsu_cluster.client.documents import (
 from hsu_cluster.planning.explain import DeployPlan, WorkerChange
 from hsu_cluster.planning.health import WorkerHealth, health_of
 from hsu_cluster.planning.layout import index_of
+from hsu_cluster.planning.rollout_begin import revision_state
 from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
 from hsu_core.model.enforcement import HostLayout, enforcement
 from hsu_core.model.errors import Fault
@@ -256,6 +257,7 @@ def _change(plan: DeployPlan, change: WorkerChange) -> ChangeDocument:
 def revision_documents(reading: Reading, app: AppId) -> list[RevisionDocument]:
     """Return the revisions of an app, oldest first."""
     current = reading.view.apps[app].revision
+    rollout = reading.view.rollouts.get(app)
     return [
         {
             "namespace": app.namespace,
@@ -265,6 +267,7 @@ def revision_documents(reading: Reading, app: AppId) -> list[RevisionDocument]:
             "created_at": revision.created_at,
             "created_by": revision.created_by,
             "is_current": number == current,
+            "state": revision_state(rollout, number),
             "workers": [worker.id for worker in revision.spec.workers],
             "revision": reading.changed.get(keys.revision(app, number), 0),
         }

@@ -184,6 +184,15 @@ def scale(
     async def work(cluster: ClusterClient) -> int:
         await cluster.scale(space, target.app, str(target.worker), replicas)
         session.terminal.lines([f"{target.app}/{target.worker} is scaled to {replicas}"])
+        rollout = await cluster.get_rollout(space, target.app)
+        if rollout["phase"] == "Paused":
+            session.terminal.lines(
+                [
+                    f"the rollout of {target.app} is paused ({shown(rollout['text'])}): until it goes on, the "
+                    f"instances are shared out between its revisions; see hsu-cluster rollout status {target.app}"
+                ]
+            )
+            return 0
         condition = has_replicas(target, replicas)
         return await _await(session, cluster, space, target, condition, f"scale {change}", wait, timeout_s)
 

@@ -214,10 +214,19 @@ def _event_row(event: EventDocument, now: float) -> Row:
     )
 
 
+def _revision_state(revision: RevisionDocument) -> Cell:
+    """Return what has become of a revision; which one the app is at is marked."""
+    state = revision.get("state", "")
+    words = ["current"] if revision["is_current"] else []
+    words += [state] if state and (state != "stable" or not words) else []
+    style = _BAD if state in ("failed", "aborted") else _GOOD if revision["is_current"] else ""
+    return cell(", ".join(words), style)
+
+
 def _revision_row(revision: RevisionDocument, now: float) -> Row:
     return row(
         revision["number"],
-        cell("current", _GOOD) if revision["is_current"] else "",
+        _revision_state(revision),
         f"{age(revision['created_at'], now)} ago",
         revision["created_by"],
         revision["content_hash"][:12],

@@ -187,7 +187,10 @@ class PlanDocument(TypedDict):
 
 
 class RevisionDocument(TypedDict):
-    """One version of an app; `is_current`: the app runs it (or moves to it)."""
+    """One version of an app; `is_current`: the app runs it (or moves to it).
+
+    `state`: rolling-out, stable, failed, aborted, proven (was rolled out well once) or unproven; "" if nobody knows.
+    """
 
     namespace: str
     app: str
@@ -196,6 +199,7 @@ class RevisionDocument(TypedDict):
     created_at: float
     created_by: str
     is_current: bool
+    state: str
     workers: list[str]
     revision: int
 

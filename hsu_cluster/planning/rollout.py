@@ -68,7 +68,7 @@ def _drop_runs(draft: Draft, rollout: Rollout) -> None:
 
 def _advance(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent, told: Told) -> Rollout:
     if held.is_over:
-        return _clean_up(draft, held)
+        return _proven_late(draft, record, _clean_up(draft, held), told)
     if not held.is_going_back and held.reason != FAILED:
         held = _paused_or_not(
             held, intent, draft.now_s
@@ -115,7 +115,7 @@ def _go_on(draft: Draft, record: AppRecord, held: Rollout, intent: RolloutIntent
         text = f"{failure}; auto_rollback is off: abort it, or deploy another version"
         return _worded(replace(rollout, paused_at=now_s), held, RolloutPhase.PAUSED, FAILED, text, told)
     if all(part.is_promoted for part in parts if part.strategy != "remove"):
-        return _completed(rollout, now_s, told)
+        return _completed(rollout, facts, now_s, told)
     if failure:
         return _worded(rollout, held, RolloutPhase.DEGRADED, "FirstRevisionFails", failure, told)
     waits = "; ".join(f"{part.worker} waits for {part.waits_for}" for part in parts if part.waits_for)
@@ -187,8 +187,11 @@ def _is_auto(way: Way, held: Rollout) -> bool:
     return all(way.spec(part).is_auto_rollback for part in held.workers if part.strategy != "remove")
 
 
-def _completed(rollout: Rollout, now_s: float, told: Told) -> Rollout:
+def _completed(rollout: Rollout, facts: Facts, now_s: float, told: Told) -> Rollout:
+    unseen = _unseen(rollout, facts)
     text = f"revision {rollout.revision} is rolled out"
+    if unseen:
+        text += f"; it is not proven, as {unseen} was scaled to 0 before an instance of it was seen to work"
     told.append(("RolloutCompleted", f"{rollout.id}: {text}"))
     parts = tuple(replace(part, stage=Stage.DONE) if part.strategy == "remove" else part for part in rollout.workers)
     return replace(
@@ -199,7 +202,17 @@ def _completed(rollout: Rollout, now_s: float, told: Told) -> Rollout:
         text=text,
         ended_at=now_s,
         paused_at=None,
+        is_unproven=bool(unseen),
     )
+
+
+def _unseen(rollout: Rollout, facts: Facts) -> str:
+    """Return a worker that had instances when the rollout began, and is to have none at its end."""
+    for part in rollout.workers:
+        found = facts.get(part.worker)
+        if part.replicas and found is not None and not sum(one.size for one in found.sets):
+            return part.worker
+    return ""
 
 
 # --- back ----------------------------------------------------------------------------------------
@@ -277,6 +290,20 @@ def _clean_up(draft: Draft, held: Rollout) -> Rollout:
             draft.retry_at(ends_s)
         parts.append(part)
     return replace(held, workers=tuple(parts))
+
+
+def _proven_late(draft: Draft, record: AppRecord, held: Rollout, told: Told) -> Rollout:
+    """Return a rollout that ended unproven as proven, once instances of its revision have been seen to work."""
+    if not held.is_unproven:
+        return held
+    layouts = app_layouts(record, draft.view.revisions, held)
+    facts = {layout.target.spec.id: worker_facts(draft, layout) for layout in layouts}
+    seen = {name for name, found in facts.items() if any(one.fresh_available for one in found.sets)}
+    if any(part.replicas and part.worker not in seen for part in held.workers):
+        return held
+    text = f"revision {held.revision} is rolled out"
+    told.append(("RolloutProven", f"{held.id}: {text}, and its instances work"))
+    return replace(held, is_unproven=False, text=text)
 
 
 def _clean_second_sets(draft: Draft, held: Rollout) -> Rollout:

@@ -56,11 +56,16 @@ def begin(view: ClusterView, record: AppRecord, now_s: float) -> Rollout:
 
 def _stable(view: ClusterView, record: AppRecord, last: Rollout | None) -> int:
     if last is not None:
-        return last.revision if last.is_over and last.phase is RolloutPhase.HEALTHY else last.stable
+        return last.revision if is_rolled_out(last) else last.stable
     # deployed by a release that kept no record of rollouts: what runs now is what worked
     running = {assignment.revision for instance, assignment in view.assignments.items() if instance.app_id == record.id}
     known = [number for number in running if number != record.revision and (record.id, number) in view.revisions]
     return max(known, default=0) if record.revision not in running else 0
+
+
+def is_rolled_out(last: Rollout) -> bool:
+    """Return whether its revision has ended well and was seen to work."""
+    return last.is_over and last.phase is RolloutPhase.HEALTHY and not last.is_unproven
 
 
 def _base(last: Rollout | None, worker: str) -> int:
@@ -95,14 +100,32 @@ def _begin_worker(
         base,
         other_base(base, max(target.replicas, before.replicas)) if has_two_sets else base,
         skips_steps=is_skipping,
+        replicas=target.replicas,
     )
+
+
+def revision_state(last: Rollout | None, number: int) -> str:
+    """Return what has become of a revision of the app, in one word (empty: no rollout tells)."""
+    if last is None:
+        return ""
+    if number == last.revision:
+        if last.is_going_back:
+            return "aborted" if last.is_aborted else "failed"
+        if not last.is_over:
+            return "failed" if last.phase is RolloutPhase.DEGRADED else "rolling-out"
+        return "unproven" if last.is_unproven else "stable"
+    if number == last.stable and (last.is_going_back or not last.is_over):
+        return "stable"
+    if number > last.revision:
+        return "rolling-out"
+    return "proven" if number in proven_revisions(last) else "unproven"
 
 
 def proven_revisions(last: Rollout | None) -> tuple[int, ...]:
     """Return the revisions that were rolled out well, oldest first, the newest PROVEN_KEPT of them."""
     if last is None:
         return ()
-    is_proven = last.is_over and last.phase is RolloutPhase.HEALTHY and last.revision not in last.proven
+    is_proven = is_rolled_out(last) and last.revision not in last.proven
     return (*last.proven, *((last.revision,) if is_proven else ()))[-PROVEN_KEPT:]
 
 

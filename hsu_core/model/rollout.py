@@ -42,10 +42,11 @@ class WorkerRollout:
 
     `step` counts the steps that are over; `position` counts everything that a promotion can end, so that a promotion is
     for one place only. `weight` is the percent that the new set is to have in the end of the step, `traffic` that which
-    routes are to give it now: it follows when the instances for it are there. `scale_replicas`, `scale_percent`:
-    the canary instances fixed by set_canary_scale, None: as the weight asks. `since_at`: when the present step or stage
+    routes are to give it now: it follows when the instances for it are there. `scale_replicas`, `scale_percent`: the
+    canary instances fixed by set_canary_scale, None: as the weight asks. `since_at`: when the present step or stage
     began; `is_paused`: that it waits by itself for a time, a person or a measurement, so that no deadline runs.
-    `skips_steps`: it goes back to a version that was in force lately, so neither steps nor analyses are needed.
+    `replicas`: as many were asked for when it began. `skips_steps`: it goes back to a version that was in force lately,
+    so neither steps nor analyses are needed.
     """
 
     worker: str
@@ -62,6 +63,7 @@ class WorkerRollout:
     since_at: float = 0.0
     is_paused: bool = False
     skips_steps: bool = False
+    replicas: int = 0
     waits_for: str = ""
 
     @property
@@ -82,7 +84,7 @@ class Rollout:
     `attempt` counts retries. `progress` is the best of (updated, old gone, ready, available) so far and `progress_at`
     when it grew; the deadline counts from there. `paused_at`: since when it has been paused. `failed_why`: why it is
     rolled back (empty: it is not). `is_aborted`: a person wanted that. `proven`: earlier revisions that were rolled out
-    well, oldest first.
+    well, oldest first. `is_unproven`: it is over, and of some worker no instance was ever seen to work.
     """
 
     id: AppId
@@ -102,6 +104,7 @@ class Rollout:
     failed_why: str = ""
     is_aborted: bool = False
     proven: tuple[int, ...] = ()
+    is_unproven: bool = False
 
     @property
     def is_over(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from hsu_core.model.checks import ExecCheck, FileCheck, GrpcCheck, HttpCheck, NotifyCheck, SingleCheck, TcpCheck, parts
 from hsu_core.model.ids import is_name
-from hsu_core.model.spec import AppSpec, WorkerSpec
+from hsu_core.model.spec import AppSpec, Guarantee, WorkerSpec
 from hsu_core.wire.faults import FaultList
 from hsu_core.wire.fields import closest_fix, nearest
 from hsu_core.wire.manifest_models import WorkerModel
@@ -46,7 +46,9 @@ def check_workers(workers: Mapping[int, WorkerModel], spec: AppSpec, found: Faul
                 found.warn((*at, "depends_on"), text, "enable it, or remove the dependency", "manifest.suspicious")
     _check_circles(spec, indexes, found)
     for item in spec.workers:
-        _check_ports(item, ("workers", indexes[item.id]), found)
+        at = ("workers", indexes[item.id])
+        _check_ports(item, at, found)
+        _check_strategy(item, spec, at, found)
 
 
 def _indexes(found: FaultList) -> dict[str, int]:
@@ -120,6 +122,24 @@ def _check_ports(worker: WorkerSpec, at: Path, found: FaultList) -> None:
         reference = check.port if isinstance(check, TcpCheck | HttpCheck | GrpcCheck) else ""
         if isinstance(reference, str) and reference and reference not in names:
             _fault_port(reference, names, _probe_path(at, kind, found), f"there is no port {reference[:60]!r}", found)
+
+
+def _check_strategy(worker: WorkerSpec, spec: AppSpec, at: Path, found: FaultList) -> None:
+    """Warn of a strategy with a second set for a worker that must not run beside itself."""
+    strategy = worker.rollout.strategy
+    is_routed = any(route.worker == worker.id and route.provider is not None for route in spec.routes)
+    if not (strategy == "blue-green" or (strategy == "canary" and is_routed)):
+        return
+    why = "a schedule" if worker.schedule is not None else ""
+    why = "a unit that is not managed" if worker.unmanaged is not None else why
+    why = "guarantee strict" if worker.guarantee is Guarantee.STRICT else why
+    if why:
+        found.warn(
+            (*at, "rollout", "strategy"),
+            f"{strategy} needs a second set of instances, and a worker with {why} must not run twice: it is replaced "
+            "in place, one wave after the other",
+            "write `strategy: rolling` or `recreate`",
+        )
 
 
 def _fault_port(name: str, names: list[str], path: Path, text: str, found: FaultList) -> None:

@@ -113,3 +113,37 @@ async def test_a_slot_of_a_second_set_is_asked_for_by_its_own_number(tmp_path: P
         reply = await api.send("POST", f"{APP}/stop", {"worker": "web", "slot": 1})
         assert (reply.status, reply.code) == (404, "not-found.instance")
         assert "are numbered from 100" in reply.text
+
+
+@asynchronous
+async def test_the_history_tells_what_became_of_each_revision(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        await _second_revision(api)
+
+        async def states() -> list[str]:
+            return [item["state"] for item in (await api.get(f"{APP}/revisions"))["items"]]
+
+        assert await states() == ["stable", "rolling-out"]
+        failed = Rollout(APP_ID, 2, 1, phase=RolloutPhase.DEGRADED, failed_at=5.0, ended_at=9.0)
+        await api.store.put(keys.rollout(APP_ID), encode(failed))
+        assert await states() == ["stable", "failed"]
+        await api.store.put(
+            keys.rollout(APP_ID), encode(Rollout(APP_ID, 2, 1, phase=RolloutPhase.HEALTHY, ended_at=9.0, proven=(1,)))
+        )
+        assert await states() == ["proven", "stable"]
+
+
+@asynchronous
+async def test_a_refused_pin_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        pin = (await api.send("PUT", f"{APP}?dry_run=true", SHOP)).document["pin"]
+        cases = {
+            "nonsense": (400, "is no pin of a plan"),
+            "3-zz": (400, "is no pin of a plan"),
+            f"0-{'0' * len(pin.partition('-')[2])}": (412, "it was planned with other content or variables, or never"),
+            f"7{pin}": (412, "the app has changed since"),
+        }
+        for asked, (status, text) in cases.items():
+            answer = await api.send("PUT", f"{APP}?pin={asked}", SHOP)
+            assert (answer.status, text in answer.text) == (status, True), answer.text
+        assert (await api.send("PUT", f"{APP}?pin={pin}", SHOP)).status == 200

@@ -153,6 +153,7 @@ def revision(number: int = 3, **fields: Any) -> Any:
         "created_at": NOW - 7200 / number,
         "created_by": "admin",
         "is_current": False,
+        "state": "proven",
         "workers": ["web", "db"],
         "revision": 30 + number,
         **fields,

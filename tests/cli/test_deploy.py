@@ -14,8 +14,12 @@ from rich.console import Console
 from hsu_cluster.cli.session import Terminal
 from hsu_cluster.cli.waiting import HealthWait
 from hsu_cluster.client.client import ClusterClient
+from hsu_core.model.ids import AppId
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeState
+from hsu_core.model.rollout import Rollout, RolloutPhase
+from hsu_core.wire import keys
+from hsu_core.wire.codec import encode
 from tests.api.harness import ADMIN, asynchronous
 from tests.cli.harness import SHOP, running_cli
 
@@ -150,11 +154,24 @@ async def test_a_deploy_with_the_pin_of_a_plan_is_refused_when_something_has_cha
         text = cli.shop.read_text()
         cli.shop.write_text(text.replace("3600", "1800"))
         errors = (await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin, expect=1)).errors
-        assert "the manifest has changed since; plan it again" in errors
+        assert "the pin is not of this manifest: it was planned with other content" in errors
         cli.shop.write_text(text)
         await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin)
         errors = (await cli.run("deploy", str(cli.shop), "--no-wait", "--pin", pin, expect=1)).errors
         assert "the app has changed since" in errors
+
+
+@asynchronous
+async def test_scale_says_that_a_rollout_waits_and_does_not_wait_for_it(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        app = AppId("default", "shop")
+        waiting = Rollout(app, 1, phase=RolloutPhase.PAUSED, text="web waits for a person")
+        await cli.api.store.put(keys.rollout(app), encode(waiting))
+        told = (await cli.run("scale", "shop/web=3")).output
+        assert (
+            "shop/web is scaled to 3\nthe rollout of shop is paused (web waits for a person): until it goes on" in told
+        )
 
 
 @asynchronous

@@ -90,7 +90,12 @@ LISTS = {
         event(5),
         event(90, code="NodeReady", subject="node-a", node="node-a", app="", actor="", text="node-a has joined"),
     ],
-    "revisions": [revision(1), revision(2), revision(3, is_current=True)],
+    "revisions": [
+        revision(1),
+        revision(2, state="unproven"),
+        revision(3, state="stable"),
+        revision(4, state="failed", is_current=True),
+    ],
 }
 
 

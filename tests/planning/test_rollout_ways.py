@@ -8,6 +8,7 @@ import pytest
 
 from hsu_cluster.planning.intents import deploy, scale
 from hsu_cluster.planning.reconcile import reconcile
+from hsu_cluster.planning.rollout_begin import begin, revision_state
 from hsu_cluster.planning.rollout_intents import abort, pause, promote, promote_full, resume, retry
 from hsu_core.model.analysis import Verdict
 from hsu_core.model.errors import Conflict
@@ -318,3 +319,34 @@ def test_the_rollout_goes_on_from_its_record_after_any_plan_that_was_not_applied
     assert (shop.rollout.phase, shop.revisions()) == (RolloutPhase.HEALTHY, {2: 4})
     steps = [text for code, text in shop.cluster.events if code == "RolloutStep"]
     assert len(steps) == len(set(steps)) == 2
+
+
+def test_a_rollout_that_is_scaled_to_nothing_proves_nothing_until_an_instance_works() -> None:
+    shop = Shop(web(2))
+    shop.deploy(web(2), is_broken="crashing")
+    shop.step()
+    record = shop.cluster.apps[SHOP]
+    shop.cluster.apps[SHOP] = scale(record, shop.cluster.revisions[SHOP, 2].spec, "web", 0)
+    shop.cluster.touch()
+    rollout = shop.until(is_over)
+    assert rollout.text == (
+        "revision 2 is rolled out; it is not proven, as web was scaled to 0 before an instance of it was seen to work"
+    )
+    assert [revision_state(rollout, number) for number in (1, 2, 3)] == ["proven", "unproven", "rolling-out"]
+    assert begin(shop.cluster.view(), replace(shop.cluster.apps[SHOP], revision=2), 0.0).stable == 1
+    shop.cluster.crashing_hashes.clear()
+    shop.cluster.apps[SHOP] = scale(shop.cluster.apps[SHOP], shop.cluster.revisions[SHOP, 2].spec, "web", 2)
+    shop.cluster.touch()
+    rollout = shop.until(lambda rollout: not rollout.is_unproven)
+    assert [revision_state(rollout, number) for number in (1, 2)] == ["proven", "stable"]
+
+
+def test_the_state_of_a_revision_that_failed_is_told() -> None:
+    shop = Shop(web(2))
+    shop.deploy(web(2), is_broken="crashing")
+    rollout = shop.until(is_over)
+    assert [revision_state(rollout, number) for number in (1, 2)] == ["stable", "failed"]
+    shop.deploy(web(2))
+    rollout = shop.until(is_over)
+    assert [revision_state(rollout, number) for number in (1, 2, 3)] == ["proven", "unproven", "stable"]
+    assert revision_state(None, 1) == ""

@@ -332,3 +332,29 @@ def test_an_id_may_look_like_another_type() -> None:
             )
         ).spec.workers
     ] == ["true", "5", "0x10"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rollout", "is_warned"),
+    [
+        ("guarantee: strict", "blue-green", True),
+        ("schedule: '0 3 * * *'", "blue-green", True),
+        ("guarantee: strict", "canary", False),
+        ("guarantee: strict", "rolling", False),
+        ("guarantee: available", "blue-green", False),
+    ],
+)
+def test_a_second_set_of_what_must_not_run_twice_is_warned_of(kind: str, rollout: str, is_warned: bool) -> None:
+    text = f"""\
+app: shop
+workers:
+  - id: web
+    type: managed
+    {kind}
+    rollout: {{strategy: {rollout}}}
+    unit: {{managed: {{control: {{execution: {{executable_path: /bin/true}}}}}}}}
+"""
+    warnings = [one for one in parse(text).warnings if "must not run twice" in one.text]
+    assert bool(warnings) is is_warned
+    if warnings:
+        assert (warnings[0].path, warnings[0].line) == ("workers[web].rollout.strategy", 6)
