@@ -127,7 +127,7 @@ def _instance(instance: InstanceId, node: str | None, state: State, reason: str)
 def _describe(document: InstanceDocument, status: InstanceStatus) -> None:
     """Fill in what the node observed; `app_revision` is what runs, which may be older than what is ordered."""
     document["state"] = str(status.state)
-    document["ready"] = status.is_ready
+    document["ready"] = status.is_ready and status.state is not State.UNKNOWN
     document["pid"] = status.pid
     document["app_revision"] = status.revision or document["app_revision"]
     document["restarts"] = status.restarts

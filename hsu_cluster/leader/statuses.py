@@ -71,7 +71,7 @@ class StatusBook:
         self._wake.wake()
 
     def lose(self, names: Iterable[str]) -> None:
-        """Queue that nobody knows any more what runs on these nodes."""
+        """Queue that nobody knows any more what runs on these nodes. `is_ready` stays: what was last known."""
         for name in names:
             for status in list(self._snapshot.statuses_of.get(name, {}).values()):
                 if status.state is not State.UNKNOWN:
@@ -79,7 +79,6 @@ class StatusBook:
                         replace(
                             status,
                             state=advance(status.state, Event.LOST),
-                            is_ready=False,
                             reason=f"node {name} is lost",
                             changed_at=self._clock(),
                         )

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hsu_cluster.planning.slots import is_serving, status_of
-from hsu_cluster.planning.traffic import group_of, host_of, is_on_lost_node, servers, serves, two_sets
+from hsu_cluster.planning.traffic import (
+    group_of,
+    host_of,
+    is_known_to_serve,
+    is_on_lost_node,
+    may_serve,
+    servers,
+    two_sets,
+)
 from hsu_cluster.planning.weights import EVEN_WEIGHT
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.ids import AppId, InstanceId
@@ -38,8 +46,8 @@ def served(view: ClusterView, app: AppId) -> tuple[Served, ...]:
     found: list[Served] = []
     gone = {one for (owner, _), state in view.routes.items() if owner == app for one in state.leaving}
     for worker, running in _by_worker(view, app):
-        serving = [pair for pair in running if pair[0].instance not in gone and serves(*pair)]
-        near = [pair for pair in serving if not is_on_lost_node(view, pair[0])]
+        serving = [pair for pair in running if pair[0].instance not in gone and may_serve(*pair)]
+        near = [pair for pair in serving if is_known_to_serve(view, pair[0])]
         found += _weighted(view, app, worker, near or serving)
     return tuple(found)
 

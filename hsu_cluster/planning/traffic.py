@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hsu_cluster.planning.layout import is_routed, traffic_of
 from hsu_cluster.planning.slots import is_serving, status_of
@@ -64,7 +64,8 @@ def wanted(
     """Return what each route of `apps` (None: all) should be; routes of apps that cannot be read are left out.
 
     An endpoint is an instance that runs ready under its present order (`serves`) and is not in `leaving`. Those on
-    lost nodes are left out, unless none would be left: a master that is cut off must not empty a load balancer.
+    lost nodes are left out, unless none would be left: a master that is cut off must not empty a load balancer. Then
+    those stay that were ready when they were last heard of.
     `weights`: percent of the new set, by (app, worker); without an entry what the rollout's record says.
     """
     chosen = {app for app in {*view.apps, *(app for app, _ in view.routes)} if apps is None or app in apps}
@@ -123,7 +124,7 @@ def _wanted_route(
         for one in assigned
         if one.instance not in leaving and (made := _endpoint(view, one, spec, rollout)) is not None
     ]
-    near = [endpoint for endpoint in serving if not is_on_lost_node(view, view.assignments[endpoint.instance])]
+    near = [endpoint for endpoint in serving if is_known_to_serve(view, view.assignments[endpoint.instance])]
     percent = weights.get((app, spec.worker), traffic_of(view.rollouts.get(app), rollout))
     return WantedRoute(
         app, spec, tuple(near or serving), group_weights(view, app, spec.worker, percent), _alive(view, assigned)
@@ -134,7 +135,7 @@ def _endpoint(
     view: ClusterView, assignment: Assignment, spec: RouteSpec, rollout: WorkerRollout | None
 ) -> Endpoint | None:
     status = status_of(assignment, view.statuses)
-    if status is None or not serves(assignment, status):
+    if status is None or not may_serve(assignment, status):
         return None
     own = view.revisions.get((assignment.instance.app_id, assignment.revision))
     named = next((route for route in (own.spec.routes if own else ()) if route.name == spec.name), spec)
@@ -153,6 +154,19 @@ def serves(assignment: Assignment, status: InstanceStatus) -> bool:
     """
     is_same = status.spec_hash == assignment.spec_hash and status.generation == assignment.generation
     return is_serving(status) and not assignment.is_stopped and (status.epoch == assignment.epoch or is_same)
+
+
+def may_serve(assignment: Assignment, status: InstanceStatus) -> bool:
+    """Return whether the process serves, or did so when its node was last heard of: what is lost may go on."""
+    if status.state is State.UNKNOWN:
+        status = replace(status, state=State.RUNNING)
+    return serves(assignment, status)
+
+
+def is_known_to_serve(view: ClusterView, assignment: Assignment) -> bool:
+    """Return whether the process serves on a node that is not lost."""
+    status = status_of(assignment, view.statuses)
+    return status is not None and serves(assignment, status) and not is_on_lost_node(view, assignment)
 
 
 def is_on_lost_node(view: ClusterView, assignment: Assignment) -> bool:

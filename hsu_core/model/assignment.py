@@ -121,6 +121,8 @@ class InstanceStatus:
     epoch: int
     state: State
     is_ready: bool = False
+    """Whether it is ready; in state unknown: whether it was when its node was last heard of."""
+
     revision: int = 0
     spec_hash: str = ""
     generation: int = 0

@@ -103,7 +103,8 @@ def test_an_endpoint_has_the_address_of_its_node_and_the_port_that_was_observed(
         ({"state": State.STARTING, "is_ready": False}, False),
         ({"state": State.STOPPING}, False),
         ({"state": State.STOPPED, "exit_code": 0}, False),
-        ({"state": State.UNKNOWN}, False),
+        ({"state": State.UNKNOWN, "is_ready": True}, False),
+        ({"state": State.UNKNOWN, "is_ready": False}, False),
         ({"epoch": 3}, True),  # the newest order asks for the same process: the agent only keeps it in mind
         ({"node": "b"}, False),  # a copy on another node than the assigned one
     ],
@@ -132,6 +133,11 @@ def test_an_agent_that_said_good_bye_leaves_its_workers_in_the_route() -> None:
 def test_a_lost_node_is_left_out_unless_nothing_else_is_left() -> None:
     assert slots(view_of(order(0), order(1, "lost"))) == [0]
     assert slots(view_of(order(1, "lost"), order(2, "lost"))) == [1, 2], "a master that is cut off empties nothing"
+    orders = order(0, "lost"), order(1, "lost"), order(2)
+    unknown = [make_status(one, state=State.UNKNOWN, is_ready=one is orders[0]) for one in orders[:2]]
+    starting = make_status(orders[2], state=State.STARTING, is_ready=False)
+    assert slots(view_of(*orders, statuses=[*unknown, starting])) == [0], "what was ready when it was last heard of"
+    assert slots(view_of(*orders, statuses=[*unknown, make_status(orders[2])])) == [2]
 
 
 def test_an_instance_of_an_older_revision_is_reached_at_the_port_its_own_route_names() -> None:
