@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Api, History, clients, puts_of
+from tests.support.clients import Api, acknowledged_since, clients, puts_of
 from tests.support.cluster import Cluster, eventually
 from tests.support.etcd import EtcdCluster, default_etcd
-from tests.support.history import Outcome, counted
 from tests.support.observer import Change, changes
 
 MASTERS = ("master-1", "master-2", "master-3")
@@ -40,12 +39,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         for name in MASTERS:
             cluster.master(name, {"etcd": {"endpoints": list(etcd.endpoints)}})
         yield Site(etcd, cluster)
-
-
-def acknowledged_since(history: History, count: int = 6) -> None:
-    """Wait until so many further writes are acknowledged: the cluster serves (again)."""
-    before = counted(history.writes)[Outcome.ACKNOWLEDGED]
-    eventually("writes are acknowledged", lambda: counted(history.writes)[Outcome.ACKNOWLEDGED] >= before + count)
 
 
 def leader_is_killed(site: Site) -> None:

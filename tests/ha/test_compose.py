@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import eventually
-from tests.support.engine import docker, product_image, require_compose, settings
+from tests.support.engine import alone_with_the_engine, docker, product_image, require_compose, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,16 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
         override += [f"  {service}:", f'    ports: !override ["127.0.0.1::{port}"]']
     (tmp_path / "ports.yml").write_text("\n".join(override) + "\n")
     trial = Trial(f"hsu-test-{secrets.token_hex(4)}", tmp_path)
-    try:
-        yield trial
-    finally:
-        trial.compose("down", "--volumes", "--timeout", "5", "--remove-orphans")
+    with alone_with_the_engine():
+        try:
+            yield trial
+        finally:
+            trial.compose("down", "--volumes", "--timeout", "5", "--remove-orphans")
 
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_trial_cluster_comes_up_and_serves(trial: Trial) -> None:
     trial.compose("up", "-d", "--wait", "--wait-timeout", "180", timeout_s=240.0)
     for name in ("ca.crt", "admin.token"):

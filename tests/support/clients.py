@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.history import Outcome, Put, Read, TermSeen, Write, faults_of_registers, faults_of_terms
+from tests.support.cluster import eventually
+from tests.support.history import Outcome, Put, Read, TermSeen, Write, counted, faults_of_registers, faults_of_terms
 
 REQUEST_TIMEOUT_S = 4.0
 ATTEMPTS = 4
@@ -128,10 +129,16 @@ class _Client:
             return
 
 
+def acknowledged_since(history: History, count: int = 6) -> None:
+    """Wait until so many further writes are acknowledged: the cluster serves (again)."""
+    before = counted(history.writes)[Outcome.ACKNOWLEDGED]
+    eventually("writes are acknowledged", lambda: counted(history.writes)[Outcome.ACKNOWLEDGED] >= before + count)
+
+
 @contextmanager
-def clients(api: Api, registers: int = 2, per_register: int = 2) -> Iterator[History]:
-    """Let clients write and read until the context ends; yields what they record."""
-    history, is_over = History(), threading.Event()
+def clients(api: Api, history: History | None = None, registers: int = 2, per_register: int = 2) -> Iterator[History]:
+    """Let clients write and read until the context ends; yields what they record (after what `history` has already)."""
+    history, is_over = history or History(), threading.Event()
 
     def work(client: _Client) -> None:
         while not is_over.wait(PACE_S):

@@ -6,10 +6,13 @@ file the ordinary images of the registries are taken. This module knows nothing 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -73,6 +76,14 @@ def require_compose() -> None:
     require_engine()
     if "version" not in docker("compose", "version", is_checked=False):
         _missing("docker compose is missing; `.ci/engine.sh up` fetches it")
+
+
+@contextmanager
+def alone_with_the_engine() -> Iterator[None]:
+    """Wait until no other test of this machine runs a cluster in containers: one fills a small machine."""
+    with (Path(tempfile.gettempdir()) / "hsu-test-engine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _missing(reason: str) -> NoReturn:
