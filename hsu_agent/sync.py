@@ -55,6 +55,9 @@ CONNECT_S = 2.0
 FIRST_ANSWER_S = 10.0
 """Longest wait for the handshake, and for a word after our Hello: a leader says so when others come first."""
 
+FIRST_ANSWER_CEILING_S = 80.0
+"""The same after it was in vain several times in a row: a fleet that gives up together is never served."""
+
 STALL_S = 0.5
 """A timer this late means that we were stopped or starved, and that the other side may have spoken meanwhile."""
 
@@ -126,6 +129,7 @@ class Sync:
         masters.rotate(-int(self._ambient.uniform(0, len(masters))))
         next_urls: deque[str] = deque()
         delay_s, hops, last_text = RETRY_BASE_S, 0, ""
+        self._patience_s = FIRST_ANSWER_S
         async with self._dialing() as dial:
             while not stop.is_set() and masters:
                 if not next_urls:
@@ -162,14 +166,16 @@ class Sync:
             return Outcome(f"cannot read token_file: {error}", wait_s=RETRY_CEILING_S)
         session = _Session(self, stop)
         try:
-            async with asyncio.timeout(FIRST_ANSWER_S):
+            async with asyncio.timeout(self._patience_s):
                 socket = await dial(url.rstrip("/") + SESSION_PATH, token)
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
                 text = f"the master refuses the token of {self._settings.token_file} (HTTP {error.status})"
                 return Outcome(f"{text}; put a node token of this cluster there", wait_s=RETRY_CEILING_S)
             return Outcome(f"HTTP {error.status}")
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+                self._patience_s = min(2 * self._patience_s, FIRST_ANSWER_CEILING_S)  # it is there, and has much to do
             return Outcome(str(error) or type(error).__name__)
         try:
             return await session.hold(socket)
@@ -188,6 +194,7 @@ class Sync:
     def welcome(self, frame: frames.Welcome) -> None:
         """Begin a session with this leader. Raises SessionEnded for one that was replaced."""
         self._obedience.welcome(frame)
+        self._patience_s = FIRST_ANSWER_S
         self._metrics.is_connected.set(1)
         self._metrics.sessions.inc()
         log.info("session with leader %s, term %d", frame.leader, frame.term)
@@ -210,6 +217,7 @@ class Sync:
         return frames.Report(tuple(status for status in statuses.values() if status is not None), gone)
 
     _reported_s = float("-inf")
+    _patience_s = FIRST_ANSWER_S
 
 
 class _Session:

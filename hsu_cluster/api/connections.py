@@ -21,6 +21,13 @@ from hsu_core.model.errors import HsuError, InvalidInput
 OPEN_LIMIT = 12_000
 """Connections at once: 5,000 agents, as many watchers, and room for requests."""
 
+ACCEPTS_PER_ROUND = 1
+"""Connections accepted in one round of the event loop. When a fleet comes at once, those accepted are served before
+others are: served all together, each would take as long as all, and all would give up before any is done."""
+
+QUEUE_LIMIT = 4096
+"""Connections that wait in the kernel to be accepted, as far as it allows (`net.core.somaxconn`)."""
+
 HEADER_TIMEOUT_S = 5.0
 """A new connection has sent its first request's headers by then, or is closed."""
 
@@ -137,5 +144,6 @@ class LimitedSite(web.BaseSite):
             sock=self._bound,
             ssl=self._ssl_context,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._ssl_context else None,
-            backlog=1024,
+            backlog=ACCEPTS_PER_ROUND,
         )
+        self._bound.listen(QUEUE_LIMIT)  # asyncio takes one number for both

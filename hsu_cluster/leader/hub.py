@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hsu_cluster.leader.admission import Line, Registrar
+from hsu_cluster.leader.admission import ADMISSIONS_LIMIT, Line, Registrar
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook
@@ -51,8 +52,11 @@ QUEUED_EVERY_S = 4.0
 SETTLE_S = 5.0
 """An agent that has not reported by then does not keep others out any longer."""
 
-STORM_TTLS = 10
-"""Longest grace for a line that does not end, in TTLs: a fleet of 5,000 is in within two."""
+STORM_ARRIVALS = 8
+"""So many agents within a beat, while more are missing than can be admitted at once: the rest is on its way too."""
+
+STORM_TTLS = 30
+"""Longest grace for a storm that does not end, in TTLs."""
 
 
 class Hub:
@@ -85,6 +89,7 @@ class Hub:
         self._line = Line()
         self._admitting: dict[Session, tuple[asyncio.Future[None], float]] = {}
         self._storm_s: tuple[float, float] | None = None
+        self._arrivals: deque[float] = deque(maxlen=STORM_ARRIVALS)
         self._is_braked = False
         self.suspects: frozenset[str] = frozenset()
         """Names of the nodes that are silent for longer than they should be."""
@@ -157,6 +162,7 @@ class Hub:
             log.warning("node %s refused: %s", hello.node, refusal.text)
             await socket.send_bytes(encode_frame(refusal))
             return
+        self._arrivals.append(self._monotonic())
         previous = self._sessions.get(hello.node)
         session = Session(socket, hello, self._term, self, self._monotonic)
         self._sessions[hello.node] = session
@@ -284,11 +290,11 @@ class Hub:
         return heard
 
     def _watch_line(self, now_s: float) -> None:
-        """Begin the grace of all nodes anew while agents stand in line: others may not have got that far yet."""
+        """Begin the grace of all nodes anew while agents come together: others may not have got so far as the line."""
         for session, (turn, since_s) in list(self._admitting.items()):
             if turn.done() and now_s - since_s > SETTLE_S:
                 self.settled(session)
-        if not self._line.waiting:
+        if not self._line.waiting and not self._is_storm(now_s):
             return
         ttl_s = self._times.ttl_s
         began_s, seen_s = self._storm_s if self._storm_s is not None else (now_s, now_s)
@@ -297,6 +303,14 @@ class Hub:
         self._storm_s = (began_s, now_s)
         if now_s - began_s < STORM_TTLS * ttl_s:
             self._since_s = now_s
+
+    def _is_storm(self, now_s: float) -> bool:
+        """Return whether agents keep coming while many are missing: those may wait where we cannot see them."""
+        if len(self._arrivals) < STORM_ARRIVALS or self._arrivals[0] < now_s - self._times.beat_s:
+            return False
+        nodes = self._snapshot.view().nodes
+        missing = sum(node.state is NodeState.READY and name not in self._sessions for name, node in nodes.items())
+        return missing > ADMISSIONS_LIMIT
 
     def _suspect(self, names: Sequence[str]) -> None:
         for name in sorted(set(names) - self.suspects):
