@@ -9,7 +9,7 @@ TESTS ?= tests
 PYTEST_OPTIONS ?=
 BENCH_OPTIONS ?=
 
-.PHONY: help setup setup-dev demo test lint format bench bench-agent clean
+.PHONY: help setup setup-dev demo test sim lint format bench bench-agent clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ demo: setup ## Walk through a cluster on this machine; KEEP=1 leaves it running
 
 test: lint ## Run the checks and all tests (TESTS=tests/cli for a part)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_OPTIONS) $(TESTS)
+
+sim: setup-dev ## Play simulated clusters (SEEDS=1000 FIRST=1), or one again (SEED=42)
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --first $(or $(FIRST),1)) --jobs $(TEST_PROCESSES)
 
 lint: setup-dev ## Run the checks of style, types and imports
 	$(BIN)/ruff check .

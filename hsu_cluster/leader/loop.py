@@ -66,8 +66,11 @@ class PlannerLoop:
     async def run(self) -> None:
         """Plan until cancelled. Raises LeaseLost when another leads, StoreError when the store does not answer.
 
-        It can be run again after an error: the first round then plans everything from the view.
+        It can be run again after an error: the first round then plans everything, from a view that holds what was
+        written without an answer.
         """
+        self._progress()
+        await self._snapshot.catch_up()
         next_everything_s = 0.0
         due_s: float | None = None
         while True:
@@ -93,7 +96,8 @@ class PlannerLoop:
         self._on_plan(plan, apps)
         if plan.actions:
             operations = [*map(operation_of, plan.actions), *self._events(plan.actions)]
-            revision = await self._writer.write(operations, self._progress)
+            seen = self._snapshot.plan_revision
+            revision = await self._writer.write(operations, self._progress, after_plan=seen)
             await self._snapshot.reach(revision)
         retry_s = None if plan.retry_at_s is None else now_s + plan.retry_at_s - clock_s
         times = [time_s for time_s in (retry_s, due_s if apps is not None else None) if time_s is not None]

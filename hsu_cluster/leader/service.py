@@ -163,6 +163,10 @@ class LeaderService:
 
     async def serve(self, socket: Socket) -> None:
         """Speak with an agent over an open socket until one side ends it."""
+        with contextlib.suppress(ConnectionError):  # it dials again
+            await self._converse(socket)
+
+    async def _converse(self, socket: Socket) -> None:
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 message = await socket.receive()

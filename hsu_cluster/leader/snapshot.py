@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 """Longest wait for the watch to show a commit of ours: it takes milliseconds."""
 
-KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents", "rollouts", "runs", "routes")
+KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents", "rollouts", "runs", "routes", "plan")
 """Families of keys that make up the view."""
 
 
@@ -60,6 +60,8 @@ class Snapshot:
 
     def __init__(self, store: Store, on_change: Callable[[set[str]], None], times: NodeTimes = DEFAULT_TIMES) -> None:
         self.revision = 0
+        self.plan_revision = 0
+        """Store revision of the latest plan that the view holds, 0 before the first."""
         self._times = times
         self.changes = Changes()
         self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
@@ -133,7 +135,8 @@ class Snapshot:
         revision: int | None = None
         entries: list[Entry] = []
         for family in KEPT:
-            page = await range_all(self._store, f"{keys.ROOT}{family}/", revision=revision)
+            prefix = keys.PLAN if family == "plan" else f"{keys.ROOT}{family}/"
+            page = await range_all(self._store, prefix, revision=revision)
             revision = page.revision
             entries += page.entries
         self._clear()
@@ -141,6 +144,13 @@ class Snapshot:
             self._put(entry)
         self.changes.is_everything = True
         self._advance(revision or 0)
+
+    async def catch_up(self) -> None:
+        """Wait until the view holds all that is committed now, a write of ours without an answer included.
+
+        Raises StoreError.
+        """
+        await self.reach((await self._store.txn([], [])).revision)
 
     async def follow(self) -> None:
         """Keep the view up to date until cancelled; after a compaction list everything again."""
@@ -183,6 +193,9 @@ class Snapshot:
             self._on_change(ordered)
 
     def _put(self, entry: Entry) -> None:
+        if entry.key == keys.PLAN:
+            self.plan_revision = entry.mod_revision
+            return
         try:
             self._apply(keys.parts(entry.key)[0], entry.value)
             self.unreadable.discard(entry.key)
@@ -279,7 +292,7 @@ class Snapshot:
         elif family == "node-intents":
             self._node_intents.pop(rest[0], None)
             self.changes.nodes.add(rest[0])
-        elif family in ("rollouts", "runs", "routes"):
+        elif family in ("rollouts", "runs", "routes", "plan"):
             app = AppId(rest[0], rest[1])
             self.changes.apps.add(app)
             if family == "rollouts":

@@ -6,9 +6,9 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 
-from hsu_core.model.errors import LeaseLost
+from hsu_core.model.errors import LeaseLost, StoreError, StoreUnavailable
 from hsu_core.model.records import EventRecord
-from hsu_core.store.base import TXN_OPERATIONS_LIMIT, Compare, Operation, Put, Store
+from hsu_core.store.base import TXN_OPERATIONS_LIMIT, Compare, Entry, Get, Operation, Put, Store, Target
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
 
@@ -33,10 +33,18 @@ class FencedWriter:
         self.runs = asyncio.Lock()
         """Held by planner and measurer from looking at analysis runs until the snapshot shows what they wrote."""
 
-    async def write(self, operations: Sequence[Operation], progress: Callable[[], None] | None = None) -> int:
+    async def write(
+        self,
+        operations: Sequence[Operation],
+        progress: Callable[[], None] | None = None,
+        *,
+        after_plan: int | None = None,
+    ) -> int:
         """Write all operations in order, in batches; return the store revision after the last that changed something.
 
-        `progress` is called after each batch: a long list that is being written is no wedged loop.
+        `progress` is called after each batch: a long list that is being written is no wedged loop. With `after_plan`
+        the operations are a plan, made of a view that holds all plans up to that store revision. If there is a later
+        one (its answer was lost, say) nothing is written: two plans of one view would give one epoch two meanings.
 
         Raises LeaseLost if this master no longer leads (nothing of that batch was written), StoreError
         if the store does not answer.
@@ -44,14 +52,25 @@ class FencedWriter:
         revision = 0
         for batch in _batches(operations):
             async with self._turn:  # let go between batches: a long list does not keep others waiting
-                answer = await self._store.txn([self._fence], batch)
+                compares, mark = [self._fence], list[Operation]()
+                if after_plan is not None:
+                    compares.append(Compare(keys.PLAN, Target.MOD, after_plan))
+                    mark.append(Put(keys.PLAN, b""))
+                answer = await self._store.txn(compares, [*batch, *mark], [Get(self._fence.key)])
             if not answer.succeeded:
-                raise LeaseLost("write as leader", "another master leads now")
+                raise self._refusal(answer.answers[0])
+            if after_plan is not None:
+                after_plan = answer.revision
             if progress is not None:
                 progress()
-            if any(isinstance(operation, Put) for operation in batch) or any(answer.answers):
+            if mark or any(isinstance(operation, Put) for operation in batch) or any(answer.answers):
                 revision = answer.revision
         return revision
+
+    def _refusal(self, leader: Entry | int | None) -> StoreError:
+        if isinstance(leader, Entry) and leader.create_revision == self._fence.operand:
+            return StoreUnavailable("write the plan", "the view lacks an earlier plan of this leader", "plan it anew")
+        return LeaseLost("write as leader", "another master leads now")
 
     def event(self, code: str, subject: str, text: str, *, namespace: str = "", app: str = "", node: str = "") -> Put:
         """Return the operation that records an event."""

@@ -19,8 +19,8 @@ def move_off_lost_nodes(mover: Mover, slots: list[Slot]) -> None:
     moving: dict[str, list[Slot]] = {}
     braked = 0
     for slot in slots:
-        if slot.assignment is None or not slot.is_lost:
-            continue
+        if slot.assignment is None or not slot.is_lost or draft.is_changed(slot.instance):
+            continue  # it is where it is, or goes for another reason
         node = slot.assignment.node
         if draft.is_removed(node):
             moving.setdefault(f"node {node} was removed", []).append(slot)

@@ -14,6 +14,7 @@ from hsu_cluster.planning.rollout_math import BASE_STEP
 from hsu_cluster.planning.slots import has_ended
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.ids import AppId
+from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeState
 from hsu_core.model.spec import Guarantee
 
@@ -44,9 +45,14 @@ def plan_drops(draft: Draft, layouts: Sequence[Layout]) -> None:
 
 
 def may_drop(draft: Draft, assignment: Assignment) -> bool:
-    """Return whether dropping the slot leaves a trace of the process that may run: its status."""
-    status = draft.status(assignment)
-    return status is not None and status.epoch >= assignment.epoch
+    """Return whether dropping the slot leaves a trace of the process that may run: its status.
+
+    What was known of a node before it was lost is none once it is back: it is being told to run the slot.
+    """
+    status, record = draft.status(assignment), draft.view.nodes.get(assignment.node)
+    if status is None or status.epoch < assignment.epoch:
+        return False
+    return status.state is not State.UNKNOWN or record is None or record.state is not NodeState.READY
 
 
 def plan_forgotten(draft: Draft) -> None:

@@ -154,10 +154,11 @@ class Draft:
         self._puts[instance] = PutAssignment(assignment, previous_epoch, why, forced_off)
 
     def drop(self, assignment: Assignment, why: str) -> None:
-        """Write down that a slot loses its assignment, and free its room."""
+        """Write down that a slot loses its assignment, and free its room: what this pass gave it before is void."""
         if self._must_leave(assignment.instance):
             return
         self._next_epoch(assignment.instance, assignment.epoch)
+        self._puts.pop(assignment.instance, None)
         self._drops[assignment.instance] = DropAssignment(
             assignment.instance, assignment.epoch, why, self._forced_off(assignment)
         )

@@ -15,6 +15,7 @@
 | `nodes/<node>`                             | NodeRecord     | leader: node hub (fenced)                |
 | `assignments/<ns>/<app>/<worker>/<slot>`   | Assignment     | leader: planner loop (fenced)            |
 | `status/<ns>/<app>/<worker>/<slot>/<node>` | InstanceStatus | leader: node hub (fenced)                |
+| `plan`                                     | empty          | leader: planner loop (fenced), each plan |
 | `rollouts/<ns>/<app>`                      | Rollout        | leader: planner loop (fenced)            |
 | `runs/<ns>/<app>/<id>`                     | AnalysisRun    | leader: planner and measurer (fenced)    |
 | `routes/<ns>/<app>/<route>`                | RouteState     | leader: traffic (fenced)                 |
@@ -31,6 +32,7 @@ from hsu_core.model.ids import AppId, InstanceId
 ROOT = "/hsu/"
 CLUSTER = ROOT + "cluster"
 LEADER = ROOT + "leader"
+PLAN = ROOT + "plan"
 MASTERS = ROOT + "masters/"
 TOKENS = ROOT + "tokens/"
 APPS = ROOT + "apps/"

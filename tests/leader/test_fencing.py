@@ -9,7 +9,7 @@ import pytest
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import BATCH_LIMIT, FencedWriter
 from hsu_core.model.assignment import Assignment
-from hsu_core.model.errors import LeaseLost
+from hsu_core.model.errors import LeaseLost, StoreUnavailable
 from hsu_core.model.ids import InstanceId
 from hsu_core.store.base import Compare, Delete, Put, Target, range_all
 from hsu_core.store.memory import MemoryStore
@@ -91,6 +91,37 @@ def test_a_value_that_cannot_be_read_leaves_the_rest_of_the_view_alone() -> None
         snapshot = Snapshot(store, lambda nodes: None)
         await snapshot.load()
         assert set(snapshot.view().assignments) == {_assignment(1).instance}
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_plan_of_a_view_that_lacks_the_last_plan_is_not_written() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        term = await store.put(keys.LEADER, b"one")
+        writer = FencedWriter(store, Compare(keys.LEADER, Target.CREATE, term), lambda: 0.0)
+        snapshot = Snapshot(store, lambda nodes: None)
+        await snapshot.load()
+        assert snapshot.plan_revision == 0
+        first = await writer.write([_put(_assignment(0))], after_plan=snapshot.plan_revision)  # its answer is lost
+        with pytest.raises(StoreUnavailable):
+            await writer.write([_put(_assignment(0, "node-b"))], after_plan=snapshot.plan_revision)
+        await snapshot.load()
+        assert snapshot.plan_revision == first
+        await writer.write([_put(_assignment(0, "node-b", 2))], after_plan=snapshot.plan_revision)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_plan_in_many_transactions_is_one_plan() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        term = await store.put(keys.LEADER, b"one")
+        writer = FencedWriter(store, Compare(keys.LEADER, Target.CREATE, term), lambda: 0.0)
+        await writer.write([_put(_assignment(slot)) for slot in range(2 * BATCH_LIMIT + 1)], after_plan=0)
+        assert len((await range_all(store, keys.ASSIGNMENTS)).entries) == 2 * BATCH_LIMIT + 1
         await store.close()
 
     asyncio.run(main())
