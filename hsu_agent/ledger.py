@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 COMPACT_BYTES = 1024 * 1024
 """The file is written anew when this much, and as much as is alive, has been added."""
 
+REVISION_KEPT_S = 30.0
+"""How often the store revision that was heard of is written while nothing else changes; a loss of some is harmless."""
+
 RETRY_S = 1.0
 """Pause after a refused write before the disk is asked again."""
 
@@ -83,6 +86,10 @@ class Ledger:
         self.agent = identity(folder / "agent-id")
         self.incarnation = ""
         self.term = 0
+        self.revision = 0
+        """The highest store revision of this incarnation that was heard of."""
+
+        self._revision_due_s = 0.0
         self._specs: dict[str, Plain] = {}
         self._orders: dict[str, tuple[str, bytes]] = {}  # specification and line: a dict each would be ten times that
         self._runs: dict[str, Plain] = {}
@@ -105,6 +112,7 @@ class Ledger:
         kind = record.get("t")
         if kind == "meta":
             self.incarnation, self.term = str(record.get("incarnation", "")), int(record.get("term", 0))
+            self.revision = int(record.get("revision", 0))
         elif kind == "spec":
             self._specs[record["key"]] = record["tree"]
         elif kind == "order":
@@ -175,8 +183,19 @@ class Ledger:
     def set_leader(self, incarnation: str, term: int) -> None:
         """Keep the cluster and the term that is obeyed."""
         if (incarnation, term) != (self.incarnation, self.term):
+            self.revision = self.revision if incarnation == self.incarnation else 0
             self.incarnation, self.term = incarnation, term
-            self._append({"t": "meta", "incarnation": incarnation, "term": term})
+            self._append(self._meta())
+
+    def hear_of(self, revision: int) -> None:
+        """Keep how far the store of the obeyed cluster was, in memory at once and in the file now and then."""
+        self.revision = max(self.revision, revision)
+        if self._monotonic() >= self._revision_due_s:
+            self._revision_due_s = self._monotonic() + REVISION_KEPT_S
+            self._append(self._meta())
+
+    def _meta(self) -> Plain:
+        return {"t": "meta", "incarnation": self.incarnation, "term": self.term, "revision": self.revision}
 
     def put_order(self, order: Desired, spec_key: str, tree: Plain) -> None:
         """Keep an order, and its specification as it came: fields that this version does not know survive."""
@@ -283,7 +302,7 @@ class Ledger:
         self._is_behind = False
 
     def _live(self) -> Iterator[bytes]:
-        yield _line({"t": "meta", "incarnation": self.incarnation, "term": self.term})
+        yield _line(self._meta())
         yield from (_line({"t": "spec", "key": key, "tree": tree}) for key, tree in self._specs.items())
         yield from (line for _, line in self._orders.values())
         yield from (_line(record) for record in self._runs.values())

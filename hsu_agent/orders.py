@@ -1,8 +1,10 @@
 """Whom the agent obeys, and how orders come into force: first into the ledger, then to the supervisor.
 
-A lower term, or a lower epoch of a slot, comes from a leader that was replaced and is refused. Another
-incarnation is another store (restored, or emptied, or of a second cluster): its first full orders replace the
-present ones, but they never end every worker at once, and it is not written down before they are in force.
+A lower term, or a lower epoch of a slot, comes from a leader that was replaced and is refused. So is a store
+that is not as far as it was: it was restored. Another incarnation is another store (restored, or emptied, or of a
+second cluster): while the agent has workers it obeys nothing of it, until an administrator has accepted that
+(`Welcome.accepted`); then its first full orders replace the present ones, and only when they are in force it is
+written down.
 Knows nothing of sockets: `hsu_agent.sync` holds the session.
 """
 
@@ -19,9 +21,6 @@ from hsu_core.model.ids import InstanceId
 from hsu_core.wire import frames
 
 log = logging.getLogger(__name__)
-
-ESTRANGED_RETRY_S = 10.0
-"""Wait before a cluster that is not ours is asked again (halved at most by chance): a person has to decide."""
 
 
 class SessionEnded(Exception):
@@ -64,7 +63,8 @@ class Obedience:
         self._keys: dict[InstanceId, str] = {}
         self._specs: dict[str, Any] = {}
         self._is_complete = False
-        self._refused = ""
+        self._is_holding = False
+        self._told = ""
 
     @property
     def _is_new_cluster(self) -> bool:
@@ -73,11 +73,15 @@ class Obedience:
     def welcome(self, frame: frames.Welcome) -> None:
         """Listen to this leader in the session that begins. Raises SessionEnded for one that was replaced."""
         self._incarnation = frame.incarnation
+        self._is_holding = False
         if not self._is_new_cluster:
             if frame.term < self._ledger.term:
                 raise SessionEnded(f"its term {frame.term} is older than {self._ledger.term}")
             if self._ledger.incarnation:
                 self._ledger.set_leader(frame.incarnation, frame.term)
+        elif self._supervised.has_workers and self._ledger.incarnation not in frame.accepted:
+            self._is_holding = True
+            self._tell_of_hold()
         self._term = frame.term
         self._keys, self._specs, self._is_complete = {}, {}, False
 
@@ -86,11 +90,17 @@ class Obedience:
         if orders.term < self._term:
             raise SessionEnded(f"orders of term {orders.term}, which is older than {self._term}")
         self._term = orders.term
+        if self._is_holding:
+            return
+        if not self._is_new_cluster and orders.revision < self._ledger.revision:
+            heard = self._ledger.revision
+            raise SessionEnded(f"orders of store revision {orders.revision}, although {heard} was heard of before")
         self._specs |= orders.specs
         if self._is_new_cluster and not orders.is_full:
             return  # changes of what we do not obey yet: the full orders hold them too
         if self._is_new_cluster:
-            self._change_cluster(orders)
+            ours, its = self._ledger.incarnation, self._incarnation
+            log.warning("the cluster is another one than before (%s instead of %s): its orders are obeyed", its, ours)
         named = {order.assignment.instance for order in orders.orders}
         for order in orders.orders:
             self._take(order, orders.is_full and self._is_new_cluster)
@@ -104,25 +114,24 @@ class Obedience:
             self._supervised.settle_strays(self._keys.keys())
         if orders.is_full or self._ledger.incarnation:
             self._ledger.set_leader(self._incarnation, orders.term)
+        self.hear_of(orders.revision)
 
-    def _change_cluster(self, orders: frames.Orders) -> None:
-        """Warn of the change, or refuse it: an emptied store must not end every worker of every node."""
-        ours, its = self._ledger.incarnation, self._incarnation
-        if orders.orders or not self._supervised.has_workers:
-            log.warning("the cluster is another one than before (%s instead of %s): its orders are obeyed", its, ours)
+    def hear_of(self, revision: int) -> None:
+        """Take in how far the store of the leader is."""
+        if self._ledger.incarnation and not self._is_new_cluster:
+            self._ledger.hear_of(revision)
+
+    def _tell_of_hold(self) -> None:
+        if self._told == self._incarnation:
             return
-        if self._refused != its:
-            self._refused = its
-            log.error(
-                "cluster %s is not obeyed: it has no orders for this node, whose workers belong to cluster %s; they "
-                "run on. If the store was lost, restore it. To give the workers up, stop hsu-agent, delete %s and "
-                "start it again: it then ends what this cluster does not order",
-                its,
-                ours,
-                self._ledger.path,
-            )
-        text = f"its cluster {its} has no orders for this node, whose workers belong to cluster {ours}"
-        raise SessionEnded(text, ESTRANGED_RETRY_S)
+        self._told = self._incarnation
+        log.error(
+            "cluster %s is not obeyed: the workers of this node belong to cluster %s; they run on. If its store was "
+            "restored or lost, `hsu-cluster doctor accept-restore` shows what would be stopped and kept, and accepts "
+            "it. If this is the wrong cluster, correct `masters`",
+            self._incarnation,
+            self._ledger.incarnation,
+        )
 
     def _take(self, order: frames.Order, is_any_epoch_taken: bool) -> None:
         instance, epoch = order.assignment.instance, order.assignment.epoch

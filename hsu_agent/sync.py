@@ -115,6 +115,7 @@ class Sync:
         self._reports = Wake()
         self._obedience = Obedience(supervisor, ledger)
         self.obey = self._obedience.obey
+        self.hear_of = self._obedience.hear_of
         self._is_stopping_workers = False
         supervisor.table.listeners.append(self._note_change)
 
@@ -189,7 +190,14 @@ class Sync:
     def hello(self) -> frames.Hello:
         """Return our first frame."""
         ledger = self._ledger
-        return replace(self._hello, agent=ledger.agent, incarnation=ledger.incarnation, term=ledger.term)
+        return replace(
+            self._hello,
+            agent=ledger.agent,
+            incarnation=ledger.incarnation,
+            term=ledger.term,
+            revision=ledger.revision,
+            workers=max(1, len(self._supervisor.statuses())) if self._supervisor.has_workers else 0,
+        )
 
     def welcome(self, frame: frames.Welcome) -> None:
         """Begin a session with this leader. Raises SessionEnded for one that was replaced."""
@@ -273,6 +281,8 @@ class _Session:
             frame = await self._receive(silence_s)
             if isinstance(frame, frames.Orders):
                 self._sync.obey(frame)
+            elif isinstance(frame, frames.BeatAck):
+                self._sync.hear_of(frame.revision)
             elif isinstance(frame, frames.Ask):
                 asks.begin(frame)
             elif isinstance(frame, frames.Cancel):

@@ -127,13 +127,12 @@ async def _serve(
     status = await store.status()
     for warning in status.warnings:
         log.warning("store: %s", warning)
-    cluster = await ensure_cluster(store, time.time())
+    await ensure_cluster(store, time.time())
     await ensure_tokens(store, settings.admin_token_file, settings.node_token_file)
     advert = MasterAdvert(settings.name, settings.advertise, VERSION, time.time())
     leader = LeaderService(
         store,
         advert,
-        cluster.incarnation,
         LeaderTimes(settings.nodes, settings.leader_ttl_s),
         chores=lambda: trim_events(store),
         can_execute=settings.allow_exec_analysis,

@@ -51,6 +51,7 @@ async def get_cluster(call: Call) -> Answer:
     masters = await range_all(store, keys.MASTERS)
     leader = await store.range(keys.LEADER, limit=1, revision=masters.revision)
     identity = await store.range(keys.CLUSTER, limit=1, revision=masters.revision)
+    record = decode(ClusterRecord, identity.entries[0].value) if identity.entries else ClusterRecord("")
     status = await store.status()
     document: ClusterDocument = {
         "leader": master_document(decode(MasterAdvert, leader.entries[0].value)) if leader.entries else None,
@@ -58,20 +59,25 @@ async def get_cluster(call: Call) -> Answer:
         "masters": [master_document(decode(MasterAdvert, entry.value)) for entry in masters.entries],
         "revision": masters.revision,
         "store": {"backend": status.backend, "version": status.version, "warnings": list(status.warnings)},
-        "incarnation": decode(ClusterRecord, identity.entries[0].value).incarnation if identity.entries else "",
+        "incarnation": record.incarnation,
         "version": VERSION,
-        "alarms": await _alarms(call),
+        "alarms": await _alarms(call, record),
     }
     return Answer(document)
 
 
-async def _alarms(call: Call) -> list[str]:
-    """Return what a person has to look at: nodes lost together."""
+async def _alarms(call: Call, record: ClusterRecord) -> list[str]:
+    """Return what a person has to look at: a restore to be accepted, nodes lost together."""
     view = (await call.services.reader.read(NODES_ONLY)).view
     lost = mass_loss(view.nodes, call.services.clock(), view.times.ttl_s)
     names = ", ".join(sorted(lost.nodes)[:NAMES_SHOWN]) + (", ..." if len(lost.nodes) > NAMES_SHOWN else "")
     why = f"{lost.text}; what ran on {names} is not placed elsewhere: restore the network or remove dead nodes"
-    return [why] if lost.nodes else []
+    held = sorted(node.name for node in view.nodes.values() if node.held_by)
+    accept = "`hsu-cluster doctor accept-restore` shows what would happen, and accepts it"
+    found = [f"nothing is planned or ordered: {record.held}; {accept}"] if record.held else []
+    if held and not record.held:
+        found.append(f"{', '.join(held[:NAMES_SHOWN])}: the workers there belong to another cluster; {accept}")
+    return found + ([why] if lost.nodes else [])
 
 
 async def get_openapi(call: Call) -> web.StreamResponse:

@@ -21,11 +21,12 @@ from hsu_cluster.api import (
     events,
     instances,
     nodes,
+    restore,
     rollouts,
     watch,
 )
 from hsu_cluster.api.calls import Answer, Call
-from hsu_cluster.client import documents, node_documents, rollout_documents, route_documents
+from hsu_cluster.client import documents, node_documents, restore_documents, rollout_documents, route_documents
 from hsu_cluster.client.analysis_documents import AnalysisRunList
 from hsu_cluster.planning.access import Permission
 from hsu_core.model.errors import Bug
@@ -110,6 +111,14 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", _P.READ, cluster.get_openapi, "This description", "application/json"),
     Route("GET", "/metrics", _P.READ, cluster.get_metrics, "Metrics for Prometheus", "text/plain"),
     Route("GET", "/v1/cluster", _P.READ, cluster.get_cluster, "Leader, masters and store", _D.ClusterDocument),
+    Route(
+        "GET", "/v1/cluster/restore", _P.READ, restore.get_restore, "What is held after a restore of the store",
+        restore_documents.RestoreDocument,
+    ),
+    Route(
+        "POST", "/v1/cluster/restore/accept", _P.ADMIN, restore.accept, "Order the nodes that hold their work",
+        restore_documents.RestoreDocument, _D.EmptyBody,
+    ),
     Route("GET", "/v1/session", _P.NODE, cluster.serve_session, "WebSocket of an agent", "websocket", is_stream=True),
     Route(
         "GET", "/v1/watch", _P.READ, watch.watch, "WebSocket of change notices", "websocket",

@@ -76,7 +76,7 @@ def build() -> typer.Typer:
     app.callback()(_connection)
     commands_deploy.register(app)
     commands_read.register(app)
-    commands_doctor.register(app)
+    commands_doctor.register(app, Verbs)
     commands_node.register(app, Verbs)
     commands_rollout.register(app, Verbs)
     commands_run.register(app)

@@ -31,6 +31,7 @@ from hsu_cluster.client.documents import (
     WorkerList,
 )
 from hsu_cluster.client.node_documents import DrainPlanDocument
+from hsu_cluster.client.restore_documents import RestoreDocument
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
 from hsu_cluster.client.route_documents import EndpointList, RouteList, TargetGroupDocument
 from hsu_cluster.client.transport import Answer, Transport
@@ -281,6 +282,14 @@ class ClusterClient:
     async def cluster(self) -> ClusterDocument:
         """Return leader, term, masters, store and revision."""
         return cast(ClusterDocument, await self._get("/v1/cluster"))
+
+    async def restore(self) -> RestoreDocument:
+        """Return what is held after a restore of the store, and what accepting it would do."""
+        return cast(RestoreDocument, await self._get("/v1/cluster/restore"))
+
+    async def accept_restore(self) -> RestoreDocument:
+        """Order the nodes that hold their work. Raises ApiProblem `conflict.not-held` where nothing waits."""
+        return cast(RestoreDocument, await self._post("/v1/cluster/restore/accept", {}))
 
     async def events(self, namespace: str | None = None, app: str | None = None, *, limit: int = 100) -> EventList:
         """Return the last `limit` events (at most 500), newest first."""

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from hsu_cluster.leader.admission import ADMISSIONS_LIMIT, Line, Registrar
+from hsu_cluster.leader.identity import Identity
+from hsu_cluster.leader.node_records import record_of, welcome_to
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook
@@ -24,7 +26,7 @@ from hsu_cluster.planning.failover import NodeVerdicts, judge_nodes, mass_loss, 
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
 from hsu_core.model.ids import InstanceId, is_node_name
-from hsu_core.model.node import NodeRecord, NodeState, NodeTimes
+from hsu_core.model.node import NodeState, NodeTimes
 from hsu_core.runtime.sockets import Socket
 from hsu_core.store.base import Operation, Put
 from hsu_core.wire import keys
@@ -37,7 +39,6 @@ from hsu_core.wire.frames import (
     Queued,
     Refuse,
     Report,
-    Welcome,
     encode_frame,
 )
 
@@ -68,7 +69,7 @@ class Hub:
         writer: FencedWriter,
         *,
         term: int,
-        incarnation: str,
+        identity: Identity,
         leader: str,
         times: NodeTimes,
         clock: Callable[[], float],
@@ -77,7 +78,7 @@ class Hub:
         self._snapshot = snapshot
         self._writer = writer
         self._term = term
-        self._incarnation = incarnation
+        self._identity = identity
         self._leader = leader
         self._times = times
         self._clock = clock
@@ -172,9 +173,12 @@ class Hub:
             await self._stand_in_line(session, socket)
             if self._sessions.get(hello.node) is not session:
                 return  # the agent dialled again meanwhile
+            await self._identity.check(hello)
+            session.held_by = self._identity.held_by(hello)
             async with self._turn(hello.node):
                 await self._register(hello)
-            await socket.send_bytes(encode_frame(self._welcome(hello)))
+            welcome = welcome_to(hello, self._identity.record, self._term, self._leader, self._times)
+            await socket.send_bytes(encode_frame(welcome))
             log.info("node %s connected", hello.node, extra={"node": hello.node, "version": hello.version})
             await session.run()
         except* (StoreError, ConnectionError) as errors:
@@ -198,12 +202,6 @@ class Hub:
             self._admitting[session] = (turn, self._monotonic())
         session.last_frame_s = self._monotonic()
 
-    def _welcome(self, hello: Hello) -> Welcome:
-        times, protocol = self._times, min(hello.protocol, PROTOCOL)
-        return Welcome(
-            self._term, self._incarnation, times.beat_s, times.ttl_s, self._leader, protocol, times.suspect_s
-        )
-
     def _refusal(self, hello: Hello) -> Refuse | None:
         if not is_node_name(hello.node):
             return Refuse("input.node", f"{hello.node[:80]!r} cannot name a node", is_final=True)
@@ -216,7 +214,7 @@ class Hub:
         if len(self._sessions) >= SESSIONS_LIMIT:
             return Refuse("limit.too-many", f"{SESSIONS_LIMIT} nodes are connected already")
         other = self._sessions.get(hello.node)
-        is_stranger = other is not None and _identity(other.hello) != _identity(hello)
+        is_stranger = other is not None and _origin(other.hello) != _origin(hello)
         if other is not None and is_stranger and self._monotonic() - other.last_frame_s < 2 * self._times.beat_s:
             return Refuse(
                 "node.name-taken",
@@ -226,23 +224,11 @@ class Hub:
 
     async def _register(self, hello: Hello) -> None:
         now_s = self._clock()
-        record = NodeRecord(
-            hello.node,
-            NodeState.READY,
-            labels=hello.labels,
-            capacity=hello.capacity,
-            os=hello.os,
-            arch=hello.arch,
-            version=hello.version,
-            address=hello.address,
-            boot_id=hello.boot_id,
-            changed_at=now_s,
-            host=hello.host,
-        )
+        record = record_of(hello, now_s, self._identity.held_by(hello))
         known = self._snapshot.view().nodes.get(hello.node)
         if known is not None:
             record = returned(record, known, now_s)
-        if known is not None and replace(known, changed_at=now_s, reason="") == record:
+        if known is not None and replace(known, changed_at=now_s, reason=record.reason) == record:
             return
         if known is None:
             what = "joined"
@@ -271,6 +257,7 @@ class Hub:
             if verdicts.lost:
                 await self._lose(verdicts.lost)
             await self._watch_brake()
+            await self._release()
             await self._mend()
             due_s = self._monotonic() + self._times.beat_s / 4
             await asyncio.sleep(self._times.beat_s / 4)
@@ -351,6 +338,13 @@ class Hub:
             await self._set_states(lost, NodeState.LOST, f"silent for {self._times.ttl_s:g} s")
             self.statuses.lose(lost)
 
+    async def _release(self) -> None:
+        """End the sessions of agents that held their work until now: they come back, are told, and obey."""
+        for session in list(self._sessions.values()):
+            if session.held_by and not self._identity.held_by(session.hello):
+                session.held_by = ""
+                await session.close()
+
     async def _mend(self) -> None:
         """Register again who has a living session and is not ready in the store: a late write may have won."""
         nodes = self._snapshot.view().nodes
@@ -394,6 +388,6 @@ class Hub:
         await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
 
 
-def _identity(hello: Hello) -> tuple[str, str]:
+def _origin(hello: Hello) -> tuple[str, str]:
     """Return what tells two agents of one name apart: their data folder and host."""
     return hello.agent, hello.boot_id

@@ -75,6 +75,9 @@ class PlannerLoop:
         due_s: float | None = None
         while True:
             self._progress()
+            if self._snapshot.cluster is not None and self._snapshot.cluster.held:
+                await self._wake.wait(self._interval_s)  # until a restore is accepted; then everything is planned
+                continue
             now_s = self._monotonic()
             changes = self._snapshot.changes.take()
             is_due = due_s is not None and now_s >= due_s

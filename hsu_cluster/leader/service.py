@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from aiohttp import WSMsgType, web
 
 from hsu_cluster.leader.hub import Hub
+from hsu_cluster.leader.identity import Identity
 from hsu_cluster.leader.loop import PlannerLoop
 from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
@@ -76,7 +77,6 @@ class LeaderService:
         self,
         store: Store,
         advert: MasterAdvert,
-        incarnation: str,
         times: LeaderTimes,
         *,
         ambient: Ambient = REAL,
@@ -87,7 +87,6 @@ class LeaderService:
     ) -> None:
         self._store = store
         self._advert = advert
-        self._incarnation = incarnation
         self._times = times
         self._ambient = ambient
         self._clock = ambient.wall
@@ -184,11 +183,15 @@ class LeaderService:
         await socket.close()
 
     async def _wait_for_leader(self) -> None:
-        """Wait a little while nobody leads: cheaper for both sides than a new connection."""
+        """Wait a little while nobody leads, or while this master begins to: cheaper for both than a new connection."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEADER_PATIENCE_S):
-                while self.leader is None:
+                while self._reign is None and (self._leader is None or self._is_own(self._leader)):
                     await self._leader_changed.wait()
+
+    def _is_own(self, leader: MasterAdvert) -> bool:
+        """Return whether the leader key is this process's."""
+        return (leader.name, leader.since) == (self._advert.name, self._advert.since)
 
     def _set_leader(self, leader: MasterAdvert | None, reign: _Reign | None) -> None:
         self._leader, self._reign = leader, reign
@@ -281,11 +284,13 @@ class LeaderService:
 
         snapshot = Snapshot(self._store, on_change, self._times.nodes)
         await snapshot.load()
+        identity = Identity(self._store, snapshot, writer, leadership, clock=self._clock, token=self._ambient.token)
+        await identity.establish()
         hub = Hub(
             snapshot,
             writer,
             term=leadership.term,
-            incarnation=self._incarnation,
+            identity=identity,
             leader=self._advert.url,
             times=self._times.nodes,
             clock=self._clock,

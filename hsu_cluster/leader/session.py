@@ -103,6 +103,9 @@ class Session:
         self.last_frame_s = monotonic()
         self.is_admitted = False
         self.has_left = False
+        self.held_by = ""
+        """The other incarnation whose work its agent holds; it obeys no orders then."""
+
         self._socket = socket
         self._term = term
         self._host = host
@@ -161,7 +164,7 @@ class Session:
 
     async def _take(self, frame: Frame | None) -> None:
         if isinstance(frame, Beat):
-            self._offer(BeatAck(frame.sent_at, self._term))
+            self._offer(BeatAck(frame.sent_at, self._term, self._host.revision))
         elif isinstance(frame, Report):
             await self._host.take_report(self, frame)
             if frame.is_full:

@@ -18,6 +18,7 @@ from hsu_core.model.errors import Compacted, StoreError, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.order import OrderSpec, spec_key
+from hsu_core.model.records import ClusterRecord
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 from hsu_core.model.view import ClusterView
@@ -64,6 +65,9 @@ class Snapshot:
         """Store revision of the latest plan that the view holds, 0 before the first."""
         self._times = times
         self.changes = Changes()
+        self.cluster: ClusterRecord | None = None
+        """Who this cluster is; None: the store does not tell."""
+
         self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
         self._store = store
         self._on_change = on_change
@@ -74,6 +78,7 @@ class Snapshot:
         self._clear()
 
     def _clear(self) -> None:
+        self.cluster = None
         self._apps: dict[AppId, AppRecord] = {}
         self._revisions: dict[tuple[AppId, int], Revision] = {}
         self._plain_workers: dict[str, Any] = {}
@@ -139,6 +144,8 @@ class Snapshot:
             page = await range_all(self._store, prefix, revision=revision)
             revision = page.revision
             entries += page.entries
+        identity = await self._store.range(keys.CLUSTER, limit=1, revision=revision)
+        entries += [entry for entry in identity.entries if entry.key == keys.CLUSTER]
         self._clear()
         for entry in entries:
             self._put(entry)
@@ -212,6 +219,9 @@ class Snapshot:
             self._statuses[status.instance, status.node] = status
             self.statuses_of[status.node][status.instance] = status
             self.changes.apps.add(status.instance.app_id)
+        elif family == "cluster":
+            self.cluster = decode(ClusterRecord, value)
+            self.changes.is_everything = True
         elif family == "apps":
             record = decode(AppRecord, value)
             self._apps[record.id] = record

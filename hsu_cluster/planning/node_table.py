@@ -391,6 +391,8 @@ def _closed_why(record: NodeRecord, intent: NodeIntent | None) -> str:
     """Return in one word why nothing new goes to the node (empty: it is open)."""
     if record.state is not NodeState.READY:
         return {NodeState.LOST: "lost", NodeState.LEFT: "away (agent stopped)"}[record.state]
+    if record.held_by:
+        return "held (doctor accept-restore)"
     if intent is not None and intent.is_draining:
         return "draining"
     if intent is not None and intent.is_cordoned:

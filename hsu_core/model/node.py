@@ -51,7 +51,8 @@ class NodeRecord:
     """What the node hub keeps of a node: written when it registers, is lost or comes back.
 
     `host`: what it has to hold limits with; None: its agent does not tell. `lost_at` and `back_at`: when it was last
-    lost without a good-bye and when it came back from that (0: never); `flaps`: how many times in a row.
+    lost without a good-bye and when it came back from that (0: never); `flaps`: how many times in a row. `held_by`: the
+    other incarnation of the cluster that its workers belong to; it obeys no orders until a restore is accepted.
     """
 
     name: str
@@ -69,6 +70,7 @@ class NodeRecord:
     lost_at: float = 0.0
     back_at: float = 0.0
     flaps: int = 0
+    held_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """Who this cluster is. A wiped or restored store gets a new `incarnation`: old epochs do not count there."""
+    """Who this cluster is. A wiped or restored store gets a new `incarnation`: old epochs do not count there.
+
+    `former`: the incarnation before it ("": none). `held`: why nothing is planned or ordered until an administrator
+    accepts the restore ("": it is not held). `accepted`: other incarnations whose nodes may be given orders here: their
+    workers are then ended or kept as this cluster's orders say. `store_id`: the store's own identity.
+    """
 
     incarnation: str
     created_at: float = 0.0
+    former: str = ""
+    held: str = ""
+    accepted: tuple[str, ...] = ()
+    store_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ OLDEST_PROTOCOL = 1
 class Hello:
     """First frame of an agent. `incarnation` and `term` are the last it obeyed ("" and 0: none).
 
+    `revision` is the highest store revision of that incarnation it has heard of: a store that is not that far was
+    restored. `workers`: how many instances it runs or is to run (0 also: a release that does not tell).
+
     `agent` is the identity that its data folder keeps ("": a release that does not tell): two agents of one
     name differ in it even on one host. `host`: what it has to hold limits with (None: a release that does not tell).
     """
@@ -56,6 +59,8 @@ class Hello:
     term: int = 0
     agent: str = ""
     host: HostLayout | None = None
+    revision: int = 0
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,8 @@ class Welcome:
     """The leader takes the node. Beat every `beat_s`; silent for `ttl_s` means lost.
 
     An agent that heard nothing for `silence_s` looks for another way to a leader, in time to be heard again before
-    `ttl_s` (0: a release that does not tell; half of `ttl_s` then).
+    `ttl_s` (0: a release that does not tell; half of `ttl_s` then). `accepted`: other incarnations whose work may be
+    ended or kept as this one orders; an agent with work of any other holds it, and obeys nothing.
     """
 
     term: int
@@ -73,6 +79,7 @@ class Welcome:
     leader: str = ""
     protocol: int = PROTOCOL
     silence_s: float = 0.0
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +115,11 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class BeatAck:
-    """The leader heard the beat of `sent_at`."""
+    """The leader heard the beat of `sent_at`; the store is at `revision` at least (0: a release that does not tell)."""
 
     sent_at: float
     term: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 | key under `/hsu/`                          | value          | writer                                   |
 |--------------------------------------------|----------------|------------------------------------------|
-| `cluster`                                  | ClusterRecord  | the first master, once                   |
+| `cluster`                                  | ClusterRecord  | first master; leader; API (acceptance)   |
 | `leader`                                   | MasterAdvert   | election (leased)                        |
 | `deposed-leader`                           | term and TTL   | who deposes; the next leader deletes it  |
 | `masters/<name>`                           | MasterAdvert   | that master (leased)                     |

@@ -53,9 +53,9 @@ class Agent:
         self.supervised = Supervised(self.ledger.remembered().orders)
         self.obedience = Obedience(self.supervised, self.ledger)
 
-    def welcome(self, incarnation: str, term: int) -> None:
+    def welcome(self, incarnation: str, term: int, *accepted: str) -> None:
         """Begin a session."""
-        self.obedience.welcome(frames.Welcome(term, incarnation, 1.0, 3.0))
+        self.obedience.welcome(frames.Welcome(term, incarnation, 1.0, 3.0, accepted=accepted))
 
     def obey(
         self, term: int, *epochs: int, is_full: bool = True, revision: int = 1, has_specs: bool = True, slot: int = 0
@@ -80,45 +80,82 @@ def agent(tmp_path: Path) -> Agent:
     return made
 
 
-def test_an_empty_store_of_another_cluster_ends_no_worker(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(3):
+def test_the_orders_of_another_cluster_are_not_obeyed_while_there_are_workers(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epochs in ((), (12,), (9000, 9001)):
         agent.welcome("new", 3)
-        with pytest.raises(SessionEnded) as ended:
-            agent.obey(3)
-        assert ended.value.wait_s is not None
-        assert ended.value.wait_s >= 10
+        agent.obey(3, *epochs)
+        agent.obey(3, *epochs, is_full=False)
     assert agent.epochs() == {0: 5000, 1: 5001}
     assert (agent.ledger.incarnation, agent.ledger.term) == ("old", 50)
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(told) == 1
     assert "cluster new is not obeyed" in told[0]
     assert "belong to cluster old" in told[0]
-    assert f"delete {agent.ledger.path}" in told[0]
+    assert "doctor accept-restore" in told[0]
     agent.welcome("old", 51)
     agent.obey(51)
     assert agent.epochs() == {}
 
 
-def test_another_cluster_with_orders_is_obeyed_with_a_warning(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    agent.welcome("new", 3)
+def test_another_cluster_is_obeyed_once_that_is_accepted_and_the_former_one_is_not_any_more(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent.welcome("new", 3, "older", "old")
     agent.obey(3, 12)
     assert agent.epochs() == {0: 12}
     assert (agent.ledger.incarnation, agent.ledger.term) == ("new", 3)
     assert "new instead of old" in caplog.text
+    agent.welcome("old", 99)
+    agent.obey(99, 9999)
+    assert agent.epochs() == {0: 12}
+    agent.welcome("new", 4)
+    agent.obey(4)
+    assert agent.epochs() == {}
+
+
+def test_an_agent_without_workers_obeys_any_cluster(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.welcome("old", 50)
+    agent.obey(50)
+    agent.welcome("new", 3)
+    agent.obey(3, 12)
+    assert agent.epochs() == {0: 12}
+
+
+def test_a_store_that_is_not_as_far_as_it_was_is_refused_also_after_a_restart(agent: Agent) -> None:
+    agent.obedience.hear_of(700)
+    agent.welcome("old", 51)
+    with pytest.raises(SessionEnded, match="revision 1, although 700"):
+        agent.obey(51)
+    agent.ledger.close()
+    agent.restart()
+    assert agent.epochs() == {0: 5000, 1: 5001}
+    assert agent.ledger.revision >= 1
+    agent.obedience.welcome(frames.Welcome(1, "new", 1.0, 3.0, accepted=("old",)))
+    agent.obey(1, 12)
+    assert agent.ledger.revision == 1, "of another incarnation the count begins anew"
+
+
+def test_what_a_foreign_cluster_says_of_its_revision_is_not_counted(agent: Agent) -> None:
+    agent.welcome("new", 3)
+    agent.obedience.hear_of(10**9)
+    assert agent.ledger.revision == 1
 
 
 @pytest.mark.parametrize("is_restarted", [True, False])
 def test_another_cluster_is_obeyed_although_the_first_session_ended_before_its_orders(
     agent: Agent, is_restarted: bool
 ) -> None:
-    agent.welcome("new", 3)
+    agent.welcome("new", 3, "old")
     agent.obey(3, 7, is_full=False)
     assert agent.epochs() == {0: 5000, 1: 5001}
     if is_restarted:
         agent.ledger.close()
         agent.restart()
     assert agent.ledger.incarnation == "old"
-    agent.welcome("new", 3)
+    agent.welcome("new", 3, "old")
     agent.obey(3, 12)
     assert agent.epochs() == {0: 12}
     agent.obey(3, 11, is_full=False)
@@ -150,7 +187,7 @@ def test_a_known_specification_is_not_sent_again_but_that_of_another_cluster_cou
     agent.welcome("old", 51)
     agent.obey(51, 6000, 6001, has_specs=False)
     assert agent.epochs() == {0: 6000, 1: 6001}
-    agent.welcome("new", 1)
+    agent.welcome("new", 1, "old")
     agent.obey(1, 3, 4, has_specs=False)
     assert agent.epochs() == {0: 6000, 1: 6001}
 

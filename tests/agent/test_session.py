@@ -181,7 +181,7 @@ def test_orders_of_the_ledger_stand_until_the_full_orders_come_and_these_end_the
     play(tmp_path, agents, scenario)
 
 
-def test_another_cluster_is_obeyed_with_a_warning(tmp_path: Path, agents: list[AgentProcess]) -> None:
+def test_another_cluster_is_obeyed_once_a_person_has_accepted_it(tmp_path: Path, agents: list[AgentProcess]) -> None:
     async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
         one.term = 9
         await one.put(order("sleep", "1000", epoch=50))
@@ -190,6 +190,13 @@ def test_another_cluster_is_obeyed_with_a_warning(tmp_path: Path, agents: list[A
         one.incarnation, one.term = "restored", 1
         await one.change(instance(), epoch=1)
         assert one.orders[instance()][0].epoch == 1
+        await one.cut()
+        await eventually(lambda: "cluster restored is not obeyed" in agent.log.read_text())
+        beats = one.beats
+        await eventually(lambda: one.beats > beats + 3, why="the session is held: it reports, and can be asked")
+        assert one.statuses[instance()].epoch == 50
+        assert (one.hellos[-1].workers, one.hellos[-1].incarnation) == (1, "test")
+        one.accepted = ("test",)
         await one.cut()
         await status_where(one, instance(), state=State.RUNNING, epoch=1, pid=first.pid)
         assert "the cluster is another one than before" in agent.log.read_text()
@@ -246,6 +253,7 @@ def test_a_store_that_lost_everything_ends_no_worker(tmp_path: Path, agents: lis
         assert is_running(first.pid)
         one.orders[instance()] = kept
         one.incarnation = "test"
+        await one.cut()
         await status_where(one, instance(), state=State.RUNNING, pid=first.pid)
 
     play(tmp_path, agents, scenario)

@@ -69,7 +69,7 @@ class FaultyStore(MemoryStore):
 
 @asynccontextmanager
 async def _service(store: FaultyStore) -> AsyncIterator[LeaderService]:
-    service = LeaderService(store, ADVERT, "incarnation", LeaderTimes(leader_ttl_s=4.0))
+    service = LeaderService(store, ADVERT, LeaderTimes(leader_ttl_s=4.0))
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         task = group.create_task(service.run())
         yield service
@@ -136,11 +136,9 @@ def test_a_deposed_leader_steps_down_and_leads_again_in_a_higher_term() -> None:
 def test_a_clean_stop_hands_the_leadership_over() -> None:
     async def main() -> None:
         store = FaultyStore()
-        other = LeaderService(store, MasterAdvert("two", "http://127.0.0.1:2"), "incarnation", LeaderTimes())
+        other = LeaderService(store, MasterAdvert("two", "http://127.0.0.1:2"), LeaderTimes())
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            first = group.create_task(
-                LeaderService(store, ADVERT, "incarnation", LeaderTimes(leader_ttl_s=300.0)).run()
-            )
+            first = group.create_task(LeaderService(store, ADVERT, LeaderTimes(leader_ttl_s=300.0)).run())
             await until("one leads", lambda: _has_leader(store))
             second = group.create_task(other.run())
             first.cancel()

@@ -201,7 +201,7 @@ def test_a_service_takes_over_from_a_dead_process_long_before_its_lease_ends() -
         await own.open()
         lease = await store.grant(300.0)
         await store.put(keys.LEADER, encode(leader.advert("one")), lease=lease.id)
-        service = LeaderService(store, own.advert("two"), "incarnation", LeaderTimes())
+        service = LeaderService(store, own.advert("two"), LeaderTimes())
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             await until("the leader is watched", lambda: _is_held(leader))
@@ -221,7 +221,7 @@ async def _leads(service: LeaderService) -> bool:
 def test_who_hands_over_does_not_campaign_again() -> None:
     async def main() -> None:
         store = MemoryStore()
-        service = LeaderService(store, MasterAdvert("one", "http://127.0.0.1:1"), "incarnation", LeaderTimes())
+        service = LeaderService(store, MasterAdvert("one", "http://127.0.0.1:1"), LeaderTimes())
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             await until("it leads", lambda: _leads(service))

@@ -42,6 +42,7 @@ class FakeMaster:
     def __init__(self, *, beat_s: float = 0.2, ttl_s: float = 3.0) -> None:
         self.term = 1
         self.incarnation = "test"
+        self.accepted: tuple[str, ...] = ()
         self.beat_s = beat_s
         self.ttl_s = ttl_s
         self.orders: dict[InstanceId, tuple[Assignment, OrderSpec]] = {}
@@ -114,9 +115,17 @@ class FakeMaster:
                 for waiting in range(self.queued, 0, -1):
                     await self.session.send(frames.Queued(waiting))
                 silence_s = self.ttl_s / 2
-                await self.session.send(
-                    frames.Welcome(self.term, self.incarnation, self.beat_s, self.ttl_s, "fake", silence_s=silence_s)
+                welcome = frames.Welcome(
+                    self.term,
+                    self.incarnation,
+                    self.beat_s,
+                    self.ttl_s,
+                    "fake",
+                    frames.PROTOCOL,
+                    silence_s,
+                    self.accepted,
                 )
+                await self.session.send(welcome)
             elif self.session is not None:
                 await self._take(self.session, frame)
         return socket
