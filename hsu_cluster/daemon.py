@@ -137,6 +137,7 @@ async def _serve(
         chores=lambda: trim_events(store),
         can_execute=settings.allow_exec_analysis,
         allow_templates=settings.allow_templates,
+        rebalance=settings.rebalance,
     )
     app = create_app(store, settings, leader, registry=leader_registry(leader))
     runner = await serve(app, settings, bound)

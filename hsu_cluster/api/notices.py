@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = {
     "routes": "routes",
     "nodes": "nodes",
     "node-intents": "nodes",
+    "rebalance": "nodes",
     "events": "events",
     "masters": "cluster",
     "rollouts": "apps",

@@ -22,6 +22,7 @@ from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Rev
 from hsu_core.model.errors import Compacted, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
+from hsu_core.model.rebalance import Rebalance, RebalanceIntent
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 from hsu_core.model.view import ClusterView
@@ -77,7 +78,7 @@ class Scope:
             if self.is_nodes_only
             else (keys.APPS, keys.REVISIONS, keys.ASSIGNMENTS, keys.STATUS, keys.ROLLOUTS, keys.RUNS, keys.ROUTES)
         )
-        return (*map(self.prefix, families), keys.NODES, keys.NODE_INTENTS)
+        return (*map(self.prefix, families), keys.NODES, keys.NODE_INTENTS, keys.REBALANCE)
 
 
 EVERYTHING = Scope()
@@ -205,7 +206,7 @@ class Reader:
         known = self._records.get(entry.key)
         if known is not None and known[0] == entry.mod_revision:
             return known[1]
-        record = decode(_KINDS[keys.parts(entry.key)[0]], entry.value)
+        record = decode(_kind_of(entry.key), entry.value)
         if len(self._records) >= KEPT_RECORDS:
             self._records.clear()
         self._records[entry.key] = (entry.mod_revision, record)
@@ -229,6 +230,8 @@ def _build(scope: Scope, revision: int, records: list[_Record], times: NodeTimes
     rollouts: dict[AppId, Rollout] = {}
     runs: dict[tuple[AppId, str], AnalysisRun] = {}
     routes: dict[tuple[AppId, str], RouteState] = {}
+    rebalance_intent: RebalanceIntent | None = None
+    rebalance: Rebalance | None = None
     changed: dict[str, int] = {}
     for record in records:
         content = record.content
@@ -253,6 +256,10 @@ def _build(scope: Scope, revision: int, records: list[_Record], times: NodeTimes
             runs[content.app, content.id] = content
         elif isinstance(content, RouteState):
             routes[content.app, content.name] = content
+        elif isinstance(content, RebalanceIntent):
+            rebalance_intent = content
+        elif isinstance(content, Rebalance):
+            rebalance = content
     view = ClusterView(
         revision,
         apps,
@@ -265,6 +272,8 @@ def _build(scope: Scope, revision: int, records: list[_Record], times: NodeTimes
         runs=runs,
         routes=routes,
         times=times,
+        rebalance_intent=rebalance_intent,
+        rebalance=rebalance,
     )
     return Reading(scope, view, changed)
 
@@ -280,6 +289,13 @@ _KINDS: Mapping[str, type[Any]] = {
     "runs": AnalysisRun,
     "routes": RouteState,
 }
+
+
+def _kind_of(key: str) -> type[Any]:
+    """Return the type of the record at a key."""
+    if key == keys.REBALANCE_INTENT:
+        return RebalanceIntent
+    return Rebalance if key == keys.REBALANCE_STATE else _KINDS[keys.parts(key)[0]]
 
 
 def _index_of(view: ClusterView) -> InstanceIndex:

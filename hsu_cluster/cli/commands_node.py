@@ -1,4 +1,4 @@
-"""Verbs on nodes: list, drain, cordon, uncordon, remove."""
+"""Verbs on nodes: list, drain, cordon, uncordon, rebalance, remove."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsu_cluster.cli.commands_deploy import Wait
+from hsu_cluster.cli.commands_deploy import Timeout, Wait
 from hsu_cluster.cli.commands_read import Output, Watch, get
-from hsu_cluster.cli.drain_wait import DrainWait
-from hsu_cluster.cli.render_drain import drain_plan_lines
+from hsu_cluster.cli.drain_wait import DrainWait, RebalanceWait
+from hsu_cluster.cli.render_drain import drain_plan_lines, rebalance_lines, rebalance_plan_lines
 from hsu_cluster.cli.session import Session, check_format, check_timeout
 from hsu_cluster.cli.text import count, shown
 from hsu_core.model.errors import InvalidInput
@@ -78,6 +78,54 @@ def drain(
     return session.run(work)
 
 
+def rebalance(
+    context: typer.Context,
+    max_moves: Annotated[
+        int | None, typer.Option("--max-moves", metavar="N", min=1, help="Move at most so many instances.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Move no more; what was moved stays there.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show how far the last one is.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = "10m",
+    output: Output = "table",
+) -> int:
+    """Move instances to nodes that are less full, where that is clearly better.
+
+    As with a drain nothing falls below `max_unavailable`.
+    """
+    session: Session = context.obj
+    check_format(output)
+    timeout_s = check_timeout(timeout)
+    flags = {"--dry-run": dry_run, "--cancel": cancel, "--status": status}
+    given = [flag for flag, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        raise InvalidInput("rebalance", f"{' and '.join(given)} exclude each other", "give one", code="usage")
+
+    async def work(cluster: ClusterClient) -> int:
+        if dry_run:
+            plan = await cluster.rebalance_plan(max_moves=max_moves)
+            if output == "table":
+                session.terminal.lines(rebalance_plan_lines(plan))
+            else:
+                session.terminal.document(plan, output)
+            return 0
+        if cancel or status:
+            found = await (cluster.cancel_rebalance() if cancel else cluster.get_rebalance())
+            if output == "table":
+                session.terminal.lines(rebalance_lines(found))
+            else:
+                session.terminal.document(found, output)
+            return 0
+        begun = await cluster.rebalance(max_moves=max_moves)
+        if wait:
+            return await RebalanceWait(session.terminal, cluster, begun["id"]).run(timeout_s)
+        session.terminal.lines(["the rebalance begins; see hsu-cluster node rebalance --status"])
+        return 0
+
+    return session.run(work)
+
+
 def cordon(context: typer.Context, name: Name) -> int:
     """Place nothing more on a node; what runs there stays."""
     session: Session = context.obj
@@ -116,8 +164,9 @@ def remove(context: typer.Context, name: Name) -> int:
 
 def register(app: typer.Typer, group: type[typer.core.TyperGroup]) -> None:
     """Add `node` and its verbs."""
-    node = typer.Typer(cls=group, help="List, drain, cordon, uncordon or remove nodes.", no_args_is_help=True)
+    told = "List, drain, cordon, uncordon, rebalance or remove nodes."
+    node = typer.Typer(cls=group, help=told, no_args_is_help=True)
     node.command("list")(list_nodes)
-    for command in (drain, cordon, uncordon, remove):
+    for command in (drain, cordon, uncordon, rebalance, remove):
         node.command()(command)
     app.add_typer(node, name="node")

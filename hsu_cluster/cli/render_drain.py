@@ -1,4 +1,4 @@
-"""Drains in words: how far one is, what it waits for, what one would do. Pure."""
+"""Drains and rebalances in words: how far one is, what it waits for, what one would do. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from rich.text import Text
 
 from hsu_cluster.cli.text import count, shown
 from hsu_cluster.client.documents import NodeDocument
-from hsu_cluster.client.node_documents import DrainDocument, DrainPlanDocument
+from hsu_cluster.client.node_documents import (
+    DrainDocument,
+    DrainPlanDocument,
+    MoveDocument,
+    RebalanceDocument,
+    RebalancePlanDocument,
+)
 from hsu_core.model.quantity import format_duration
 
 
@@ -52,4 +58,29 @@ def drain_plan_lines(plan: DrainPlanDocument) -> list[Text]:
         lowest, ready = worker["lowest_ready"], worker["ready"]
         kept = f"all {ready} stay ready" if lowest >= ready else f"at least {lowest} of {ready} stay ready"
         lines.append(Text(f"{shown(worker['id'])}: {kept}"))
+    return lines
+
+
+def move_text(move: MoveDocument) -> str:
+    """Return `shop/web.2 from node-a to node-c: 3 copies on node-a, 0 on node-c`."""
+    why = f": {shown(move['reason'])}" if move["reason"] else ""
+    return f"{shown(move['id'])} from {shown(move['source'])} to {shown(move['target'])}{why}"
+
+
+def rebalance_plan_lines(plan: RebalancePlanDocument) -> list[Text]:
+    """Return the moves of a plan, and how many instances the nodes have before and after them."""
+    if not plan["moves"]:
+        return [Text("no move would make it better by a clear margin")]
+    lines = [Text(f"{count(len(plan['moves']), 'instance')} would move")]
+    lines += [Text(f"  {move_text(move)}") for move in plan["moves"]]
+    for node in plan["nodes"]:
+        lines.append(Text(f"{shown(node['node'])}: {count(node['before'], 'instance')}, then {node['after']}"))
+    return lines
+
+
+def rebalance_lines(found: RebalanceDocument) -> list[Text]:
+    """Return how far a rebalance is, with its moves on the way."""
+    kind = " (automatic)" if found["automatic"] else ""
+    lines = [Text(f"{found['phase'].lower()}{kind}: {shown(found['text'])}")]
+    lines += [Text(f"  {move_text(move)} ({move['state']})") for move in found["moves"]]
     return lines

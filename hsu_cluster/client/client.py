@@ -30,7 +30,7 @@ from hsu_cluster.client.documents import (
     RevisionList,
     WorkerList,
 )
-from hsu_cluster.client.node_documents import DrainPlanDocument
+from hsu_cluster.client.node_documents import DrainPlanDocument, RebalanceDocument, RebalancePlanDocument
 from hsu_cluster.client.restore_documents import RestoreDocument
 from hsu_cluster.client.rollout_documents import RolloutDocument, RolloutList
 from hsu_cluster.client.route_documents import EndpointList, RouteList, TargetGroupDocument
@@ -276,6 +276,24 @@ class ClusterClient:
     async def remove_node(self, node: str) -> RemovedDocument:
         """Forget a node that is lost or has left. Raises ApiProblem `node.present` for a ready one."""
         return cast(RemovedDocument, await self._post(f"/v1/nodes/{node}/remove", {}))
+
+    async def rebalance_plan(self, *, max_moves: int | None = None) -> RebalancePlanDocument:
+        """Return what a rebalance would do now."""
+        query = {"max_moves": None if max_moves is None else str(max_moves)}
+        return cast(RebalancePlanDocument, await self._get("/v1/rebalance/plan", query))
+
+    async def get_rebalance(self) -> RebalanceDocument:
+        """Return how far the last rebalance is."""
+        return cast(RebalanceDocument, await self._get("/v1/rebalance"))
+
+    async def rebalance(self, *, max_moves: int | None = None) -> RebalanceDocument:
+        """Ask for a rebalance. Raises ApiProblem `conflict.rebalancing` while one is on its way."""
+        body = {} if max_moves is None else {"max_moves": max_moves}
+        return cast(RebalanceDocument, await self._post("/v1/rebalance", body))
+
+    async def cancel_rebalance(self) -> RebalanceDocument:
+        """Move no more."""
+        return cast(RebalanceDocument, await self._post("/v1/rebalance/cancel", {}))
 
     # Cluster
 

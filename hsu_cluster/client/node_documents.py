@@ -1,4 +1,4 @@
-"""Documents about nodes: drains and what they would do."""
+"""Documents about nodes: drains and rebalances, and what they would do."""
 
 from __future__ import annotations
 
@@ -56,3 +56,55 @@ class DrainPlanDocument(TypedDict):
     instances: list[DrainMoveDocument]
     workers: list[DrainWorkerDocument]
     revision: int
+
+
+class MoveDocument(TypedDict):
+    """One instance that moves to another node; `reason`: what that makes better. `state`: pending, done, skipped."""
+
+    id: str
+    namespace: str
+    source: str
+    target: str
+    reason: str
+    state: str
+
+
+class NodeLoadDocument(TypedDict):
+    """How many instances a node has before and after the moves."""
+
+    node: str
+    before: int
+    after: int
+
+
+class RebalancePlanDocument(TypedDict):
+    """What a rebalance would do now: its moves in their order, and what becomes of the nodes they touch."""
+
+    moves: list[MoveDocument]
+    nodes: list[NodeLoadDocument]
+    revision: int
+
+
+class RebalanceDocument(TypedDict):
+    """How far the last rebalance is. `phase`: Idle (there was none), Requested, Moving, Done or Cancelled.
+
+    `moves` are those on the way now, `moved` and `skipped` count all of it. `max_moves` 0: no limit.
+    """
+
+    id: str
+    phase: str
+    text: str
+    automatic: bool
+    max_moves: int
+    moved: int
+    skipped: int
+    moves: list[MoveDocument]
+    started_at: float | None
+    ended_at: float | None
+    revision: int
+
+
+class RebalanceBody(TypedDict, total=False):
+    """Body of a rebalance: at most so many moves (1 to 10,000; absent: as many as make it better)."""
+
+    max_moves: int

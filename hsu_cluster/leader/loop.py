@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
+from hsu_cluster.planning.rebalance import with_rebalance
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.ids import AppId
 from hsu_core.model.view import (
@@ -18,6 +19,7 @@ from hsu_core.model.view import (
     DropStatus,
     Plan,
     PutAssignment,
+    PutRebalance,
     PutRollout,
     PutRun,
 )
@@ -94,7 +96,8 @@ class PlannerLoop:
     async def _round(self, apps: set[AppId] | None, now_s: float, due_s: float | None) -> float | None:
         """Plan and apply once; return when time alone asks for the next plan, on the monotonic clock."""
         clock_s = self._clock()
-        plan = reconcile(self._snapshot.view(), clock_s, apps=apps)
+        view = self._snapshot.view()
+        plan = with_rebalance(reconcile(view, clock_s, apps=apps), view, clock_s)
         self.last_plan = plan
         self._on_plan(plan, apps)
         if plan.actions:
@@ -119,7 +122,9 @@ class PlannerLoop:
             elif isinstance(action, PutRollout):
                 for code, text in action.events:
                     counts[action.rollout.id, code, text, ""] += 1
-        return [
+        told = [event for action in actions if isinstance(action, PutRebalance) for event in action.events]
+        found = [self._writer.event(code, "rebalance", text) for code, text in told]
+        return found + [
             self._writer.event(
                 code, str(app), f"{count} of {app}: {why}" if count > 1 else why,
                 namespace=app.namespace, app=app.app, node=node,
@@ -145,3 +150,5 @@ def operation_of(action: Action) -> Operation:
             return Put(keys.run(run.app, run.id), encode(run))
         case DropRun(app=app, id=run_id):
             return Delete(keys.run(app, run_id))
+        case PutRebalance(rebalance=rebalance):
+            return Put(keys.REBALANCE_STATE, encode(rebalance))

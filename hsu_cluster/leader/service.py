@@ -26,6 +26,7 @@ from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.log_query import LogQuery
 from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
+from hsu_core.model.rebalance import DEFAULT_RULES, RebalanceRules
 from hsu_core.model.records import MasterAdvert
 from hsu_core.model.view import ClusterView, Plan
 from hsu_core.runtime.ambient import REAL, Ambient
@@ -84,6 +85,7 @@ class LeaderService:
         chores: Callable[[], Awaitable[object]] | None = None,
         can_execute: bool = False,
         allow_templates: bool = False,
+        rebalance: RebalanceRules = DEFAULT_RULES,
     ) -> None:
         self._store = store
         self._advert = advert
@@ -94,6 +96,7 @@ class LeaderService:
         self._chores = chores
         self._can_execute = can_execute
         self._allow_templates = allow_templates
+        self._rebalance = rebalance
         self._reign: _Reign | None = None
         self._leader: MasterAdvert | None = None
         self._leader_changed = asyncio.Event()
@@ -282,7 +285,7 @@ class LeaderService:
             if hub is not None:
                 hub.wake_sessions(nodes)
 
-        snapshot = Snapshot(self._store, on_change, self._times.nodes)
+        snapshot = Snapshot(self._store, on_change, self._times.nodes, self._rebalance)
         await snapshot.load()
         identity = Identity(self._store, snapshot, writer, leadership, clock=self._clock, token=self._ambient.token)
         await identity.establish()

@@ -18,6 +18,7 @@ from hsu_core.model.errors import Compacted, StoreError, StoreUnavailable
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
 from hsu_core.model.order import OrderSpec, spec_key
+from hsu_core.model.rebalance import DEFAULT_RULES, Rebalance, RebalanceIntent, RebalanceRules
 from hsu_core.model.records import ClusterRecord
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
@@ -31,7 +32,19 @@ log = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 """Longest wait for the watch to show a commit of ours: it takes milliseconds."""
 
-KEPT = ("apps", "revisions", "assignments", "status", "nodes", "node-intents", "rollouts", "runs", "routes", "plan")
+KEPT = (
+    "apps",
+    "revisions",
+    "assignments",
+    "status",
+    "nodes",
+    "node-intents",
+    "rollouts",
+    "runs",
+    "routes",
+    "plan",
+    "rebalance",
+)
 """Families of keys that make up the view."""
 
 
@@ -59,7 +72,13 @@ class Changes:
 class Snapshot:
     """Desired and observed state at `revision`, with an index of assignments by node."""
 
-    def __init__(self, store: Store, on_change: Callable[[set[str]], None], times: NodeTimes = DEFAULT_TIMES) -> None:
+    def __init__(
+        self,
+        store: Store,
+        on_change: Callable[[set[str]], None],
+        times: NodeTimes = DEFAULT_TIMES,
+        rules: RebalanceRules = DEFAULT_RULES,
+    ) -> None:
         self.revision = 0
         self.plan_revision = 0
         """Store revision of the latest plan that the view holds, 0 before the first."""
@@ -71,6 +90,7 @@ class Snapshot:
         self.assignments_of: dict[str, dict[InstanceId, Assignment]] = defaultdict(dict)
         self._store = store
         self._on_change = on_change
+        self._rules = rules
         self.statuses_of: dict[str, dict[InstanceId, InstanceStatus]] = defaultdict(dict)
         self.unreadable: set[str] = set()
         """Keys whose value this release cannot read: they are there, and nothing is done about them."""
@@ -89,6 +109,8 @@ class Snapshot:
         self._rollouts: dict[AppId, Rollout] = {}
         self._runs: dict[tuple[AppId, str], AnalysisRun] = {}
         self._routes: dict[tuple[AppId, str], RouteState] = {}
+        self._rebalance_intent: RebalanceIntent | None = None
+        self._rebalance: Rebalance | None = None
         self.assignments_of.clear()
         self.statuses_of.clear()
         self.unreadable.clear()
@@ -109,6 +131,9 @@ class Snapshot:
             runs=self._runs,
             routes=self._routes,
             times=self._times,
+            rebalance_intent=self._rebalance_intent,
+            rebalance=self._rebalance,
+            rebalance_rules=self._rules,
         )
 
     def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
@@ -204,14 +229,14 @@ class Snapshot:
             self.plan_revision = entry.mod_revision
             return
         try:
-            self._apply(keys.parts(entry.key)[0], entry.value)
+            self._apply(keys.parts(entry.key)[0], entry.value, entry.key)
             self.unreadable.discard(entry.key)
         except (Undecodable, ValueError) as error:
             log.error("store key %s holds what this version cannot read: %s", entry.key, error)
             self.unreadable.add(entry.key)
             self.changes.is_everything = True
 
-    def _apply(self, family: str, value: bytes) -> None:
+    def _apply(self, family: str, value: bytes, key: str) -> None:
         if family == "assignments":
             self._put_assignment(decode(Assignment, value))
         elif family == "status":
@@ -248,6 +273,16 @@ class Snapshot:
             route = decode(RouteState, value)
             self._routes[route.app, route.name] = route
             self.changes.apps.add(route.app)
+        elif key == keys.REBALANCE_INTENT:
+            self._rebalance_intent = decode(RebalanceIntent, value)
+            self.changes.is_everything = True
+        elif key == keys.REBALANCE_STATE:
+            self._put_rebalance(decode(Rebalance, value))
+
+    def _put_rebalance(self, rebalance: Rebalance) -> None:
+        known, self._rebalance = self._rebalance, rebalance
+        moves = (*rebalance.moves, *(known.moves if known is not None else ()))
+        self.changes.apps |= {move.instance.app_id for move in moves}
 
     def _put_assignment(self, assignment: Assignment) -> None:
         self._drop_assignment(assignment.instance)
@@ -302,6 +337,11 @@ class Snapshot:
         elif family == "node-intents":
             self._node_intents.pop(rest[0], None)
             self.changes.nodes.add(rest[0])
+        elif family == "rebalance":
+            if rest[0] == "intent":
+                self._rebalance_intent = None
+            else:
+                self._rebalance = None
         elif family in ("rollouts", "runs", "routes", "plan"):
             app = AppId(rest[0], rest[1])
             self.changes.apps.add(app)
@@ -322,7 +362,7 @@ class Snapshot:
 def _app_of(key: str) -> AppId | None:
     """Return the app a key belongs to, None for other keys."""
     family, *rest = keys.parts(key)
-    is_of_app = family not in ("nodes", "node-intents") and len(rest) >= 2
+    is_of_app = family not in ("nodes", "node-intents", "rebalance") and len(rest) >= 2
     return AppId(rest[0], rest[1]) if is_of_app else None
 
 

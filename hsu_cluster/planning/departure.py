@@ -1,4 +1,4 @@
-"""Why an instance leaves a node that lives: people drain it. Pure."""
+"""Why an instance leaves a node that lives: people drain it, or it moves to one that is less full. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from hsu_core.model.node import NodeIntent
 class Departure:
     """Why an instance leaves its node. `forced_why`: why the floor does not count any more (empty: it does).
 
-    `deadline_at`: when that begins by time, in seconds since 1970 (None: never, or it has begun).
+    `deadline_at`: when that begins by time, in seconds since 1970 (None: never, or it has begun). `to`: the one node
+    that it moves to ("": any); then nothing is wrong with its own, and it stays if that cannot be.
     """
 
     why: str
     forced_why: str = ""
     deadline_at: float | None = None
+    to: str = ""
 
 
 def departure_of(intent: NodeIntent, now_s: float) -> Departure | None:

@@ -6,6 +6,7 @@ node table); it must not decide which action is right.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from hsu_cluster.planning.departure import Departure, departure_of
@@ -17,6 +18,7 @@ from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
 from hsu_core.model.errors import Bug
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import NodeState
+from hsu_core.model.rebalance import Move, MoveState
 from hsu_core.model.view import (
     Action,
     ClusterView,
@@ -109,12 +111,30 @@ class Draft:
     @cached_property
     def has_departures(self) -> bool:
         """Return whether anything is to leave a node that lives."""
-        return any(intent.is_draining for intent in self.view.node_intents.values())
+        return bool(self.moving) or any(intent.is_draining for intent in self.view.node_intents.values())
+
+    @cached_property
+    def moving(self) -> Mapping[InstanceId, Move]:
+        """Return the moves of a rebalance that are on the way."""
+        held = self.view.rebalance
+        if held is None or not held.is_active:
+            return {}
+        return {move.instance: move for move in held.moves if move.state is MoveState.PENDING}
+
+    @cached_property
+    def moving_workers(self) -> frozenset[tuple[str, str, str]]:
+        """Return (namespace, app, worker) of what a rebalance moves."""
+        return frozenset((one.namespace, one.app, one.worker) for one in self.moving)
 
     def departure(self, assignment: Assignment) -> Departure | None:
         """Return why an instance is to leave its node (None: it stays)."""
         intent = self.view.node_intents.get(assignment.node)
-        return None if intent is None else departure_of(intent, self.now_s)
+        found = None if intent is None else departure_of(intent, self.now_s)
+        if found is None and self.moving:
+            move = self.moving.get(assignment.instance)
+            if move is not None and move.source == assignment.node:
+                return Departure(f"rebalance: {move.why}", to=move.target)
+        return found
 
     def status(self, assignment: Assignment) -> InstanceStatus | None:
         """Return what the assigned node observed of the slot."""

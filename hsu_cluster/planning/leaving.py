@@ -48,7 +48,7 @@ def leaving_slots(found: WaveSet, outdated: list[Slot]) -> list[Slot]:
             continue
         if is_serving(slot.status) and not slot.desired.is_stopped:
             serving.append(slot)
-        else:
+        elif slot.is_draining:
             found.mover(slot).move(slot, slot.departure.why)
     for slot in list(found.helpers):  # a helper that has to leave itself is of no use: another takes its place
         is_free = slot.assignment is not None and not is_serving(slot.status) and not draft.is_changed(slot.instance)
@@ -69,7 +69,7 @@ def move_leaving(found: WaveSet, leaving: list[Slot]) -> None:
             continue
         left.remove(slot)
         if not found.mover(slot).move(slot, slot.departure.why):
-            _give_helper_up(found)  # whoever looked for a place has said why there is none
+            spare -= _give_helper_up(found)  # whoever looked for a place has said why there is none
         elif slot.is_available:
             found.gone.add(slot.instance)
             spare -= 1
@@ -136,14 +136,17 @@ def _is_troubled(found: WaveSet, slot: Slot) -> bool:
     return False
 
 
-def _give_helper_up(found: WaveSet) -> None:
-    """Let a copy go whose room is needed by those that it helps."""
+def _give_helper_up(found: WaveSet) -> bool:
+    """Let a copy go whose room is needed by those that it helps. Returns whether there is one less."""
     draft = found.draft
     if any(not slot.is_available or draft.is_changed(slot.instance) for slot in found.slots + found.helpers):
-        return
+        return False
     for slot in found.helpers[:1]:
-        if slot.assignment is not None and not draft.is_changed(slot.instance):
+        if slot.assignment is not None:
             draft.drop(slot.assignment, "its room is needed by those that leave their node")
+            found.gone.add(slot.instance)
+            return True
+    return False
 
 
 def _wait(found: WaveSet, left: list[Slot], floor: int, no_room: str) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from hsu_cluster.planning.departure import Departure
 from hsu_cluster.planning.departures import may_drop
 from hsu_cluster.planning.draft import Draft
-from hsu_cluster.planning.node_table import Demand, fits, pick_ports
+from hsu_cluster.planning.node_table import Demand, fits, misfit, pick_ports
 from hsu_cluster.planning.reasons import unplaced_reason
 from hsu_cluster.planning.schedule import PlacementRequest, place
 from hsu_cluster.planning.slots import (
@@ -43,7 +43,7 @@ class Slot:
     @property
     def is_draining(self) -> bool:
         """Return whether it must not stay on its node."""
-        return self.departure is not None
+        return self.departure is not None and not self.departure.to
 
 
 def read_slot(draft: Draft, target: WorkerTarget, number: int, present: WorkerTarget | None = None) -> Slot:
@@ -110,7 +110,7 @@ class Mover:
         assignment = slot.assignment
         assert assignment is not None
         why = _why_replaced(slot)
-        if slot.departure is not None:
+        if slot.departure is not None and slot.is_draining:
             return self.move(slot, f"{why}; {slot.departure.why}") or self._replace_here(slot, why)
         return self._replace_here(slot, why) or self.move(slot, f"{why}; {assignment.node} no longer suits")
 
@@ -151,7 +151,25 @@ class Mover:
 
     def move(self, slot: Slot, why: str) -> bool:
         """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
+        if slot.departure is not None and slot.departure.to:
+            return self._move_to(slot, slot.departure.to, why)
         return self._vacate(slot) if self.is_strict else bool(self.place([slot], why))
+
+    def _move_to(self, slot: Slot, node: str, why: str) -> bool:
+        """Move a slot to this node alone, if it still has room and is open. Returns whether it changes."""
+        table = self.draft.table
+        entry = table.by_name.get(node)
+        is_open = entry is not None and entry in table.eligible(self.demand.constraints)
+        if entry is None or not is_open or misfit(entry, self.demand) is not None:
+            self.draft.wait(
+                str(slot.instance), "rebalance.no-room", f"{slot.instance} does not move: {node} has no room any more"
+            )
+            return False
+        table.release(slot.instance)
+        ports = pick_ports(entry, self.demand, slot.instance)
+        table.reserve(slot.instance, node, self.spec.resources, ports)
+        self.draft.put(slot.instance, node, slot.desired, ports, why)
+        return True
 
     def force_off(self, slot: Slot, why: str) -> None:
         """Take a slot off its node whatever that costs: to another node, or (no room, strict) to none for now."""

@@ -60,6 +60,8 @@ def _is_settled(draft: Draft, layout: Layout) -> bool:
     assigned = draft.assigned.get((target.app, target.spec.id), {})
     if len(assigned) != shape.size:
         return False
+    if draft.moving and (target.app.namespace, target.app.app, target.spec.id) in draft.moving_workers:
+        return False
     intent, nodes = target.intent, draft.steady_nodes
     is_plain = not intent.slot_restarts and not intent.stopped_slots
     for number in shape.slots:

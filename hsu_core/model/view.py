@@ -14,6 +14,7 @@ from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.node import DEFAULT_TIMES, NodeIntent, NodeRecord, NodeTimes
+from hsu_core.model.rebalance import DEFAULT_RULES, Rebalance, RebalanceIntent, RebalanceRules
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 
@@ -27,7 +28,7 @@ class ClusterView:
     `runs` are keyed by (app, run id), `routes` by (app, name of the route).
     `held` and `unreadable_nodes`: apps and nodes of which a record is there that this release cannot read
     (damaged, or of a newer release): absent from the maps, and not to be taken for removed.
-    `times`: what the masters' settings say of nodes.
+    `times` and `rebalance_rules`: what the masters' settings say.
     """
 
     revision: int
@@ -43,6 +44,9 @@ class ClusterView:
     runs: Mapping[tuple[AppId, str], AnalysisRun] = field(default_factory=dict)
     routes: Mapping[tuple[AppId, str], RouteState] = field(default_factory=dict)
     times: NodeTimes = DEFAULT_TIMES
+    rebalance_intent: RebalanceIntent | None = None
+    rebalance: Rebalance | None = None
+    rebalance_rules: RebalanceRules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,15 @@ class DropRun:
     id: str
 
 
-Action = PutAssignment | DropAssignment | DropStatus | PutRollout | DropRollout | PutRun | DropRun
+@dataclass(frozen=True, slots=True)
+class PutRebalance:
+    """Write how far the rebalance is; `events` are (code, text) of what people are to be told of it."""
+
+    rebalance: Rebalance
+    events: tuple[tuple[str, str], ...] = ()
+
+
+Action = PutAssignment | DropAssignment | DropStatus | PutRollout | DropRollout | PutRun | DropRun | PutRebalance
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
+from hsu_core.model.rebalance import DEFAULT_RULES, RebalanceRules
 
 DEFAULT_MASTER_PORT = 7070
 
@@ -96,6 +97,7 @@ class MasterSettings:
     log_level: str = "info"
     allow_exec_analysis: bool = False
     allow_templates: bool = False
+    rebalance: RebalanceRules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)

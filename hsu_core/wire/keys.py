@@ -19,6 +19,8 @@
 | `rollouts/<ns>/<app>`                      | Rollout        | leader: planner loop (fenced)            |
 | `runs/<ns>/<app>/<id>`                     | AnalysisRun    | leader: planner and measurer (fenced)    |
 | `routes/<ns>/<app>/<route>`                | RouteState     | leader: traffic (fenced)                 |
+| `rebalance/intent`                         | RebalanceIntent | API (compare-and-set)                   |
+| `rebalance/state`                          | Rebalance      | leader: planner loop (fenced)            |
 | `events/<time>-<sequence>`                 | EventRecord    | whoever writes the change, in its txn    |
 
 Numbers are zero-padded, so that key order is number order. Names hold no slash, so parts are unambiguous.
@@ -47,6 +49,9 @@ ROUTES = ROOT + "routes/"
 EVENTS = ROOT + "events/"
 IDEMPOTENCY = ROOT + "idempotency/"
 REMOVED = ROOT + "removed/"
+REBALANCE = ROOT + "rebalance/"
+REBALANCE_INTENT = REBALANCE + "intent"
+REBALANCE_STATE = REBALANCE + "state"
 
 
 def master(name: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from hsu_core.model.errors import InvalidManifest, InvalidSettings
 from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
+from hsu_core.model.rebalance import DEFAULT_RULES, RebalanceRules
 from hsu_core.runtime.settings import (
     DEFAULT_MASTER_PORT,
     AgentSettings,
@@ -36,6 +37,7 @@ from hsu_core.wire.fields import (
     Text,
     choice,
     shown,
+    whole_number,
     wrong,
 )
 from hsu_core.wire.tree import Document
@@ -130,6 +132,12 @@ class _Nodes(Strict):
     cooldown: Duration | None = None
 
 
+class _Rebalance(Strict):
+    automatic: Boolean = False
+    max_moves: Annotated[int, whole_number(1, 100)] = DEFAULT_RULES.max_moves
+    interval: Duration = DEFAULT_RULES.interval_s
+
+
 class _Master(Strict):
     name: NodeName | None = None
     listen: _Listen = Listen("127.0.0.1", DEFAULT_MASTER_PORT)
@@ -143,6 +151,7 @@ class _Master(Strict):
     node_ttl: Duration | None = None
     node_beat: Duration | None = None
     leader_ttl: Duration = 5.0
+    rebalance: _Rebalance | None = None
     allow_templates: Boolean = False
     log_format: _LogFormat = "text"
     log_level: _LogLevel = "info"
@@ -224,7 +233,12 @@ def parse_master_settings(text: bytes | str, *, file: str, host: HostDefaults | 
         log_level=model.log_level,
         allow_exec_analysis=model.analysis is not None and model.analysis.allow_exec,
         allow_templates=model.allow_templates,
+        rebalance=_rebalance(model.rebalance),
     )
+
+
+def _rebalance(said: _Rebalance | None) -> RebalanceRules:
+    return DEFAULT_RULES if said is None else RebalanceRules(said.automatic, said.max_moves, said.interval)
 
 
 def _node_times(model: _Master, found: FaultList) -> NodeTimes:

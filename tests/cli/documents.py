@@ -85,6 +85,31 @@ DRAIN_PLAN: Any = {
 """What a drain would do."""
 
 
+REBALANCE: Any = {
+    "id": "5f1e",
+    "phase": "Moving",
+    "text": "2 moves done, 1 on the way",
+    "automatic": True,
+    "max_moves": 0,
+    "moved": 2,
+    "skipped": 0,
+    "moves": [
+        {
+            "id": "shop/web.3",
+            "namespace": "default",
+            "source": "node-a",
+            "target": "node-c",
+            "reason": "node-a is 80 % full, node-c 10 %",
+            "state": "pending",
+        }
+    ],
+    "started_at": NOW - 60,
+    "ended_at": None,
+    "revision": 50,
+}
+"""How far a rebalance is."""
+
+
 def app(name: str = "shop", **fields: Any) -> Any:
     """Return an app document; it is healthy with one worker."""
     return {

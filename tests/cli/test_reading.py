@@ -178,6 +178,26 @@ async def test_node_verbs(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_rebalance_verbs(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        told = (await cli.run("node", "rebalance", "--status")).output
+        assert told == "idle: nobody has asked for a rebalance\n"
+        assert (await cli.run("node", "rebalance", "--dry-run")).output == (
+            "no move would make it better by a clear margin\n"
+        )
+        assert json.loads((await cli.run("node", "rebalance", "--dry-run", "-o", "json")).output)["moves"] == []
+        begun = await cli.run("node", "rebalance", "--no-wait", "--max-moves", "2")
+        assert begun.output == "the rebalance begins; see hsu-cluster node rebalance --status\n"
+        assert "one is on its way" in (await cli.run("node", "rebalance", expect=1)).errors
+        assert (await cli.run("node", "rebalance", "--status")).output.startswith("requested: waits for the leader")
+        assert (await cli.run("node", "rebalance", "--cancel")).output.startswith("idle: ")
+        late = await cli.run("node", "rebalance", "--timeout", "200ms", expect=1)
+        assert "it is not over after 200ms: waits for the leader to begin; it goes on" in late.errors
+        both = await cli.run("node", "rebalance", "--cancel", "--dry-run", expect=2)
+        assert "exclude each other" in both.errors
+
+
+@asynchronous
 async def test_logs_of_several_instances_have_their_names_in_front(tmp_path: Path) -> None:
     async with running_cli(tmp_path) as cli:
         await cli.run("deploy", str(cli.shop), "--no-wait")

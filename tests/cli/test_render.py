@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from rich.text import Text
@@ -17,12 +18,13 @@ from hsu_cluster.cli.render_details import (
     worker_details,
 )
 from hsu_cluster.cli.render_doctor import limit_report
-from hsu_cluster.cli.render_drain import drain_plan_lines
+from hsu_cluster.cli.render_drain import drain_plan_lines, rebalance_lines, rebalance_plan_lines
 from hsu_cluster.cli.render_progress import INSTANCES_SHOWN, progress_line, progress_tree
 from tests.cli.documents import (
     DRAIN,
     DRAIN_PLAN,
     NOW,
+    REBALANCE,
     app,
     cluster,
     endpoint,
@@ -128,6 +130,10 @@ def test_limits_that_are_not_held_are_told(golden: Golden) -> None:
     golden("describe-worker-limits", plain(worker_details(worker(unenforced=SHORT), [], [], NOW)))
     golden("describe-node-drain", plain(node_details(node(draining=True, drain=DRAIN), [], [], NOW)))
     golden("drain-plan", plain(drain_plan_lines(DRAIN_PLAN)))
+    golden("rebalance", plain(rebalance_lines(REBALANCE)))
+    loads: Any = [{"node": "node-a", "before": 8, "after": 5}, {"node": "node-c", "before": 0, "after": 3}]
+    plan: Any = {"moves": REBALANCE["moves"], "nodes": loads, "revision": 50}
+    golden("rebalance-plan", plain(rebalance_plan_lines(plan)))
     golden("describe-node-limits", plain(node_details(node(limits=[SWAP, HELD, SAMPLED]), [], [], NOW)))
     nodes = [node(limits=[SWAP, HELD, SAMPLED]), node("node-b", limits=[HELD]), node("node-c")]
     golden("doctor", plain(limit_report(nodes, [app(), app("cams", workers=[worker("cams/web", unenforced=SHORT)])])))

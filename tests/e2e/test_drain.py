@@ -1,4 +1,4 @@
-"""Nodes are emptied under load: never fewer ready than promised, by a deadline, and by force."""
+"""Nodes are emptied and filled: never fewer ready than promised, by a deadline, by force, and as nodes join."""
 
 from __future__ import annotations
 
@@ -62,3 +62,33 @@ def test_a_drain_without_another_place_waits_until_its_deadline_or_force(cluster
     cluster.wait_ready("tied", 2)
     forced = cluster.cli("node", "drain", "node-b", "--force")
     assert "done: 2 instances taken off by force" in forced.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_rebalance_fills_a_node_that_joins_and_no_copy_is_missed(cluster: Cluster) -> None:
+    with running_site(cluster, "site", 8, {"max_unavailable": 0, "max_surge": 2}) as site:
+        cluster.agent("node-d")
+        cluster.wait_nodes(*NODES, "node-d")
+        assert "2 instances would move" in cluster.cli("node", "rebalance", "--dry-run").stdout
+        with watching_floor(site) as counts:
+            told = cluster.cli("node", "rebalance", "--timeout", "120s").stdout
+        assert told.splitlines()[-1].startswith("2 moves done; no other would make it better")
+        assert min(counts) >= 8
+        site.is_settled_on("v1")
+        assert site.load.failures == []
+        assert len(_on(cluster, "node-d")) == 2
+        assert "no move would make it better" in cluster.cli("node", "rebalance", "--dry-run").stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_automatic_rebalance_begins_when_a_node_has_joined(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.master("master", rebalance={"automatic": True, "max_moves": 2, "interval": "1s"})
+        cluster.agent("node-a")
+        cluster.wait_nodes("node-a")
+        cluster.cli("deploy", str(cluster.manifest("shop", [sleeper("web", 4)])), "--timeout", "60s")
+        cluster.agent("node-b")
+        cluster.wait_nodes("node-b")
+        eventually("both have two", lambda: len(_on(cluster, "node-b")) == 2, timeout_s=120.0, every_s=0.5)
+        cluster.wait_ready("shop", 4)
+        assert "automatic" in cluster.cli("node", "rebalance", "--status").stdout

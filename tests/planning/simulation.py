@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from hsu_cluster.planning.rebalance import with_rebalance
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.analysis import AnalysisRun
 from hsu_core.model.assignment import AppRecord, Assignment, InstanceStatus, Revision
 from hsu_core.model.ids import AppId, InstanceId
 from hsu_core.model.lifecycle import ALIVE, State
 from hsu_core.model.node import NodeIntent, NodeRecord, NodeState
+from hsu_core.model.rebalance import DEFAULT_RULES, Rebalance, RebalanceIntent
 from hsu_core.model.rollout import Rollout
 from hsu_core.model.routes import RouteState
 from hsu_core.model.spec import Guarantee, WorkerSpec
@@ -26,6 +28,7 @@ from hsu_core.model.view import (
     DropStatus,
     Plan,
     PutAssignment,
+    PutRebalance,
     PutRollout,
     PutRun,
 )
@@ -61,6 +64,9 @@ class Cluster:
         self.crashing_hashes: set[str] = set()
         self.restarts: Counter[tuple[InstanceId, str]] = Counter()
         self.epochs: dict[InstanceId, int] = {}
+        self.rebalance_intent: RebalanceIntent | None = None
+        self.rebalance: Rebalance | None = None
+        self.rebalance_rules = DEFAULT_RULES
 
     def view(self) -> ClusterView:
         """Return a snapshot."""
@@ -75,6 +81,9 @@ class Cluster:
             rollouts=dict(self.rollouts),
             runs=dict(self.runs),
             routes=dict(self.routes),
+            rebalance_intent=self.rebalance_intent,
+            rebalance=self.rebalance,
+            rebalance_rules=self.rebalance_rules,
         )
 
     def touch(self) -> None:
@@ -83,7 +92,8 @@ class Cluster:
 
     def plan_and_apply(self) -> Plan:
         """Run the planner on a fresh view, check its plan and apply all of it."""
-        plan = reconcile(self.view(), self.now_s)
+        view = self.view()
+        plan = with_rebalance(reconcile(view, self.now_s), view, self.now_s)
         before = dict(self.assignments)
         self.apply(plan)
         self.check_plan(plan, before)
@@ -107,6 +117,9 @@ class Cluster:
                     self.events += events
                 case DropRollout(app):
                     del self.rollouts[app]
+                case PutRebalance(rebalance, events):
+                    self.rebalance = rebalance
+                    self.events += events
                 case PutRun(run):
                     self.runs[run.app, run.id] = run
                 case DropRun(app, run_id):

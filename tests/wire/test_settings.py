@@ -8,6 +8,7 @@ import pytest
 
 from hsu_core.model.errors import Fault, InvalidSettings
 from hsu_core.model.node import NodeTimes
+from hsu_core.model.rebalance import RebalanceRules
 from hsu_core.runtime.settings import (
     AgentSettings,
     EtcdStoreSettings,
@@ -136,6 +137,8 @@ def test_a_master_on_every_interface_advertises_its_host_name() -> None:
         ("nodes: {suspect: 2s}", "2 s is not from 1.5 x nodes.beat (3 s) to below nodes.ttl (8 s)"),
         ("nodes: {suspect: 8s}", "to below nodes.ttl (8 s)"),
         ("nodes: {beat: 1s}\nnode_beat: 2s", "node_beat: nodes.beat says the same; keep nodes.beat"),
+        ("rebalance: {max_moves: 0}", "rebalance.max_moves"),
+        ("rebalance: {automatic: sometimes}", "rebalance.automatic"),
         ("leader_ttl: 100ms", "too short for a lease"),
         ("store: {sqlite: {}, etcd: {endpoints: ['http://127.0.0.1:1']}}", "both sqlite and etcd"),
         ("store: {etcd: {}}", "no endpoints"),
@@ -250,3 +253,9 @@ def test_fault_of_an_agent(text: str, part: str) -> None:
 )
 def test_loopback(host: str, is_local: bool) -> None:
     assert is_loopback(host) is is_local
+
+
+def test_the_automatic_rebalance_is_off_unless_it_is_turned_on() -> None:
+    assert not master("{}").rebalance.is_automatic
+    given = master("rebalance: {automatic: true, max_moves: 5, interval: 2m}").rebalance
+    assert given == RebalanceRules(True, 5, 120.0)
