@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
-from hsu_core.model.errors import StoreUnavailable
+from hsu_core.model.errors import StoreError, StoreUnavailable
 from hsu_core.model.records import ClusterRecord
 from hsu_core.store.base import Put, Store
 from hsu_core.store.campaign import Leadership
@@ -57,6 +57,8 @@ class Identity:
 
     async def establish(self) -> None:
         """Make sure that there is a record, and that it is this store's. Raises StoreError, LeaseLost."""
+        if keys.CLUSTER in self._snapshot.unreadable:
+            raise StoreError("lead", f"{keys.CLUSTER} holds what this version cannot read", "restore it, or upgrade")
         store_id = (await self._store.status()).cluster_id
         record = self._snapshot.cluster
         if record is None:

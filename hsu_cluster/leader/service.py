@@ -102,6 +102,7 @@ class LeaderService:
         self._leader_changed = asyncio.Event()
         self._term = 0
         self._leadership: Leadership | None = None
+        self._handed_over: Leadership | None = None
         self._is_stopping = False
         self._takeover = Takeover(advert, self._depose, self._monotonic, ports)
 
@@ -218,9 +219,10 @@ class LeaderService:
     async def hand_over(self) -> None:
         """Give up the leadership at once and for good, before anything else is stopped; `run` goes on as a standby.
 
-        What the leader still does meanwhile is fenced off by that. Takes 2 s at most (the store may be away).
+        What the leader still does meanwhile is fenced off by that. Takes 4 s at most (the store may be away).
         """
         self._is_stopping = True
+        self._handed_over = self._leadership
         if self._leadership is not None:
             await self._leadership.resign()
 
@@ -265,7 +267,8 @@ class LeaderService:
                 finally:
                     reign = self._reign
                     self._set_leader(self._leader, None)
-                    await leadership.resign()
+                    if leadership is not self._handed_over:
+                        await leadership.resign()
                     if reign is not None:
                         await reign.hub.close()
 

@@ -88,14 +88,13 @@ class SimMaster:
         ambient = Ambient(self.wall, self._loop.time, self._rng.uniform, lambda n: self._rng.randbytes(n).hex())
         while True:
             try:
-                cluster = await ensure_cluster(store, self.wall())
+                await ensure_cluster(store, self.wall())
                 break
             except StoreError:
                 await asyncio.sleep(1.0)  # the service manager starts it again
         service = self.service = self._make_service(
             store,
             MasterAdvert(self.name, self.url, since=self.wall()),
-            cluster.incarnation,
             self._times,
             ambient=ambient,
             ports=SimPorts(self._net, self.name),
