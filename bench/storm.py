@@ -41,6 +41,8 @@ from hsu_core.wire import frames
 
 PATIENCE_S = 300.0
 
+INSTANCES_PER_APP = 200
+
 
 class Master:
     """`hsu-cluster master` in a folder."""
@@ -303,10 +305,12 @@ async def measure(master: Master, count: int, instances: int) -> int:
         if instances:
             execution = {"executable_path": "sleep", "args": ["3600"]}
             unit = {"managed": {"metadata": {"name": "w"}, "control": {"execution": execution}}}
-            worker = {"id": "w", "type": "managed", "replicas": count * instances, "unit": unit}
-            path, body = "/v1/namespaces/default/apps/storm", {"app": "storm", "workers": [worker]}
-            await asyncio.to_thread(master.call, "PUT", path, body)
-            while sum(len(agent.held) for agent in fleet.agents) < count * instances:
+            apps = -(-count * instances // INSTANCES_PER_APP)
+            for number in range(apps):
+                worker = {"id": "w", "type": "managed", "replicas": count * instances // apps, "unit": unit}
+                path, body = f"/v1/namespaces/default/apps/app{number}", {"app": f"app{number}", "workers": [worker]}
+                await asyncio.to_thread(master.call, "PUT", path, body)
+            while sum(len(agent.held) for agent in fleet.agents) < count * instances // apps * apps:
                 await asyncio.sleep(0.1)
         await asyncio.sleep(5.0)
         fleet.failures = fleet.queued = 0

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hsu_cluster.leader.admission import ADMISSIONS_LIMIT, Line, Registrar
+from hsu_cluster.leader.admission import Line, Registrar, Storm
 from hsu_cluster.leader.identity import Identity
 from hsu_cluster.leader.node_records import record_of, welcome_to
 from hsu_cluster.leader.session import Session
@@ -23,6 +22,7 @@ from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.statuses import StatusBook
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_cluster.planning.failover import NodeVerdicts, judge_nodes, mass_loss, returned
+from hsu_cluster.planning.returns import has_claims, is_awaited
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
 from hsu_core.model.ids import InstanceId, is_node_name
@@ -53,11 +53,8 @@ QUEUED_EVERY_S = 4.0
 SETTLE_S = 5.0
 """An agent that has not reported by then does not keep others out any longer."""
 
-STORM_ARRIVALS = 8
-"""So many agents within a beat, while more are missing than can be admitted at once: the rest is on its way too."""
-
-STORM_TTLS = 30
-"""Longest grace for a storm that does not end, in TTLs."""
+DECISION_LIMIT_S = 10.0
+"""Longest wait for the planner to decide which copies stay: then the replacements do."""
 
 
 class Hub:
@@ -89,8 +86,7 @@ class Hub:
         self._turns: dict[str, asyncio.Lock] = {}
         self._line = Line()
         self._admitting: dict[Session, tuple[asyncio.Future[None], float]] = {}
-        self._storm_s: tuple[float, float] | None = None
-        self._arrivals: deque[float] = deque(maxlen=STORM_ARRIVALS)
+        self._storm = Storm(times)
         self._is_braked = False
         self.suspects: frozenset[str] = frozenset()
         """Names of the nodes that are silent for longer than they should be."""
@@ -116,6 +112,18 @@ class Hub:
         """Keep what an agent observed; a session that was replaced has no say any more."""
         if self._sessions.get(session.node) is session:
             self.statuses.take(session.node, report)
+
+    def is_deciding(self, session: Session) -> bool:
+        """Return whether the first orders wait: the node is back, and originals on it may take their slots back."""
+        claims = self._snapshot.replacements_of.get(session.node)
+        if not claims or self._monotonic() - session.since_s > DECISION_LIMIT_S:
+            return False
+        return not session.has_reported or has_claims(self._snapshot.view(), session.node, claims, session.reported)
+
+    def is_awaited(self, instance: InstanceId, node: str) -> bool:
+        """Return whether the copy of an instance on `node` runs on until the original has confirmed its order."""
+        view = self._snapshot.view()
+        return is_awaited(view, view.assignments.get(instance), node)
 
     def settled(self, session: Session) -> None:
         """Let the next agent in: this one has reported and has its orders, or is gone."""
@@ -163,7 +171,7 @@ class Hub:
             log.warning("node %s refused: %s", hello.node, refusal.text)
             await socket.send_bytes(encode_frame(refusal))
             return
-        self._arrivals.append(self._monotonic())
+        self._storm.arrive(self._monotonic())
         previous = self._sessions.get(hello.node)
         session = Session(socket, hello, self._term, self, self._monotonic)
         self._sessions[hello.node] = session
@@ -281,23 +289,10 @@ class Hub:
         for session, (turn, since_s) in list(self._admitting.items()):
             if turn.done() and now_s - since_s > SETTLE_S:
                 self.settled(session)
-        if not self._line.waiting and not self._is_storm(now_s):
-            return
-        ttl_s = self._times.ttl_s
-        began_s, seen_s = self._storm_s if self._storm_s is not None else (now_s, now_s)
-        if now_s - seen_s > ttl_s:
-            began_s = now_s
-        self._storm_s = (began_s, now_s)
-        if now_s - began_s < STORM_TTLS * ttl_s:
-            self._since_s = now_s
-
-    def _is_storm(self, now_s: float) -> bool:
-        """Return whether agents keep coming while many are missing: those may wait where we cannot see them."""
-        if len(self._arrivals) < STORM_ARRIVALS or self._arrivals[0] < now_s - self._times.beat_s:
-            return False
         nodes = self._snapshot.view().nodes
         missing = sum(node.state is NodeState.READY and name not in self._sessions for name, node in nodes.items())
-        return missing > ADMISSIONS_LIMIT
+        if self._storm.is_grace(now_s, self._line.waiting, missing):
+            self._since_s = now_s
 
     def _suspect(self, names: Sequence[str]) -> None:
         for name in sorted(set(names) - self.suspects):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from aiohttp import WSMsgType
 
-from hsu_core.model.assignment import Assignment
+from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.errors import HsuError, NodeUnreachable, TooMany
 from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.sockets import Socket
@@ -51,6 +51,9 @@ ORDERS_LIMIT = 500
 SPECS_LIMIT_BYTES = 1024 * 1024
 """Specifications in one frame: a quarter of what a frame may have."""
 
+DECISION_LOOK_S = 0.2
+"""How often it is looked whether the first orders may go, beside the times when something changes."""
+
 ASK_TIMEOUT_S = 10.0
 """Longest wait for the answer to a signal, or for the first bytes of a log."""
 
@@ -78,6 +81,14 @@ class SessionHost(Protocol):
         """Keep what the agent observed."""
         ...
 
+    def is_deciding(self, session: Session) -> bool:
+        """Return whether the first orders wait, as it is not decided yet which of the agent's instances stay."""
+        ...
+
+    def is_awaited(self, instance: InstanceId, node: str) -> bool:
+        """Return whether an instance that is assigned elsewhere runs on here for the moment."""
+        ...
+
     def settled(self, session: Session) -> None:
         """The agent has reported everything and has all its orders."""
         ...
@@ -102,6 +113,7 @@ class Session:
         self.node = hello.node
         self.last_frame_s = monotonic()
         self.is_admitted = False
+        self.since_s = self.last_frame_s
         self.has_left = False
         self.held_by = ""
         """The other incarnation whose work its agent holds; it obeys no orders then."""
@@ -114,7 +126,9 @@ class Session:
         self._sent: dict[InstanceId, Assignment] = {}
         self._sent_specs: set[str] = set()
         self._has_sent_all = False
-        self._has_reported = False
+        self.has_reported = False
+        self.reported: dict[InstanceId, InstanceStatus] = {}
+        """What the first full report said, until the first orders are sent."""
         self._outgoing: asyncio.Queue[Frame] = asyncio.Queue(maxsize=CHUNKS_LIMIT)
         self._requests: dict[int, asyncio.Queue[Chunk | Answer]] = {}
         self._next_request = 0
@@ -126,6 +140,7 @@ class Session:
     async def run(self) -> None:
         """Serve the session until either side ends it."""
         self.is_admitted = True
+        self.since_s = self._monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(self._send(), name=f"session-send-{self.node}")
@@ -166,9 +181,11 @@ class Session:
         if isinstance(frame, Beat):
             self._offer(BeatAck(frame.sent_at, self._term, self._host.revision))
         elif isinstance(frame, Report):
+            if frame.is_full and not self._has_sent_all:
+                self.reported = {status.instance: status for status in frame.statuses}
             await self._host.take_report(self, frame)
             if frame.is_full:
-                self._has_reported = True
+                self.has_reported = True
                 self._wake.wake()
         elif isinstance(frame, Chunk | Answer):
             self._take_answer(frame)
@@ -196,9 +213,13 @@ class Session:
         while True:
             while not self._outgoing.empty():
                 await self._write(self._outgoing.get_nowait())
+            if not self._has_sent_all and self._host.is_deciding(self):
+                await self._wake.wait(DECISION_LOOK_S)
+                continue
             for frame in self._due_orders():
                 await self._write(frame)
-            if self._has_sent_all and self._has_reported:
+            self.reported = {}
+            if self.has_reported:
                 self._host.settled(self)
             await self._wake.wait()
 
@@ -213,7 +234,8 @@ class Session:
         without it: the agent keeps what it runs for that instance.
         """
         wanted = self._host.assignments_of(self.node)
-        removed = tuple(sorted(self._sent.keys() - wanted.keys()))
+        gone = self._sent.keys() - wanted.keys()
+        removed = tuple(sorted(instance for instance in gone if not self._host.is_awaited(instance, self.node)))
         changed = [item for item in sorted(wanted.items()) if self._sent.get(item[0]) != item[1]]
         if not changed and not removed and self._has_sent_all:
             return

@@ -91,6 +91,8 @@ class Snapshot:
         self._store = store
         self._on_change = on_change
         self._rules = rules
+        self.replacements_of: dict[str, set[InstanceId]] = defaultdict(set)
+        """For each node the instances that were placed elsewhere because it was lost."""
         self.statuses_of: dict[str, dict[InstanceId, InstanceStatus]] = defaultdict(dict)
         self.unreadable: set[str] = set()
         """Keys whose value this release cannot read: they are there, and nothing is done about them."""
@@ -113,6 +115,7 @@ class Snapshot:
         self._rebalance: Rebalance | None = None
         self.assignments_of.clear()
         self.statuses_of.clear()
+        self.replacements_of.clear()
         self.unreadable.clear()
 
     def view(self) -> ClusterView:
@@ -243,6 +246,9 @@ class Snapshot:
             status = decode(InstanceStatus, value)
             self._statuses[status.instance, status.node] = status
             self.statuses_of[status.node][status.instance] = status
+            assignment = self._assignments.get(status.instance)
+            if assignment is not None and assignment.beside:
+                self.changes.ordered.add(assignment.beside)  # the copy there may have waited for this
             self.changes.apps.add(status.instance.app_id)
         elif family == "cluster":
             self.cluster = decode(ClusterRecord, value)
@@ -288,6 +294,9 @@ class Snapshot:
         self._drop_assignment(assignment.instance)
         self._assignments[assignment.instance] = assignment
         self.assignments_of[assignment.node][assignment.instance] = assignment
+        if assignment.replaces:
+            self.replacements_of[assignment.replaces].add(assignment.instance)
+            self.changes.ordered.add(assignment.replaces)
         self.changes.ordered.add(assignment.node)
         self.changes.apps.add(assignment.instance.app_id)
 
@@ -295,6 +304,11 @@ class Snapshot:
         previous = self._assignments.pop(instance, None)
         if previous is not None:
             self.assignments_of[previous.node].pop(instance, None)
+            if previous.replaces:
+                self.replacements_of[previous.replaces].discard(instance)
+                self.changes.ordered.add(previous.replaces)
+            if previous.beside:
+                self.changes.ordered.add(previous.beside)
             self.changes.ordered.add(previous.node)
             self.changes.apps.add(instance.app_id)
 

@@ -42,12 +42,16 @@ class Draft:
         self.held: set[AppId] = set()
         self.assigned: dict[WorkerName, dict[int, Assignment]] = {}
         self.statuses: dict[InstanceId, dict[str, InstanceStatus]] = {}
+        self.with_originals: set[WorkerName] = set()
+        """Workers with an instance that was placed for one on a lost node, which has told of itself again."""
         apps: dict[tuple[str, str], AppId] = {}
         for instance, assignment in view.assignments.items():
             name = (instance.namespace, instance.app)
             app = apps.get(name) or apps.setdefault(name, AppId(*name))
             if wanted is None or app in wanted:
                 self.assigned.setdefault((app, instance.worker), {})[instance.slot] = assignment
+                if assignment.replaces and (instance, assignment.replaces) in view.statuses:
+                    self.with_originals.add((app, instance.worker))
         for (instance, node), status in view.statuses.items():
             name = (instance.namespace, instance.app)
             app = apps.get(name) or apps.setdefault(name, AppId(*name))
@@ -153,6 +157,8 @@ class Draft:
         why: str,
         *,
         is_extra: bool = False,
+        replaces: str = "",
+        beside: str = "",
     ) -> None:
         """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
         previous = self.view.assignments.get(instance)
@@ -170,6 +176,8 @@ class Draft:
             ports,
             desired.is_stopped,
             is_extra or (previous is not None and previous.is_extra),
+            replaces,
+            beside,
         )
         self._puts[instance] = PutAssignment(assignment, previous_epoch, why, forced_off)
 

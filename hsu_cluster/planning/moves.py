@@ -149,6 +149,30 @@ class Mover:
             table.reserve(slot.instance, *held)
         return False
 
+    def take_back(self, slot: Slot, original: InstanceStatus, why: str) -> bool:
+        """Assign a slot to the node where its original still runs, with its ports. Returns whether that has room."""
+        assignment, table = slot.assignment, self.draft.table
+        assert assignment is not None
+        entry = table.by_name.get(original.node)
+        if entry is None or {name for name, _ in original.ports} != {port.name for port in self.spec.ports}:
+            return False
+        held = table.release(slot.instance)
+        numbers = [number for _, number in original.ports if number in entry.ports]
+        for number in numbers:
+            entry.free_port(number)  # the table counts them as a stranger's
+        if fits(entry, self.demand) and not any(number in entry.ports for _, number in original.ports):
+            table.reserve(slot.instance, entry.name, self.spec.resources, original.ports)
+            self.draft.put(
+                slot.instance, entry.name, slot.desired, original.ports, why,
+                beside="" if slot.is_lost else assignment.node,
+            )  # fmt: skip
+            return True
+        for number in numbers:
+            entry.hold_port(number)
+        if held is not None:
+            table.reserve(slot.instance, *held)
+        return False
+
     def move(self, slot: Slot, why: str) -> bool:
         """Move a slot to another node (strict: take it off its own). Returns whether it changes."""
         if slot.departure is not None and slot.departure.to:
@@ -202,7 +226,8 @@ class Mover:
         for slot in slots:
             if slot.instance in result.placed:
                 node, ports = result.placed[slot.instance]
-                self.draft.put(slot.instance, node, slot.desired, ports, why, is_extra=is_optional)
+                gone = slot.assignment.node if slot.assignment is not None and slot.is_lost else ""
+                self.draft.put(slot.instance, node, slot.desired, ports, why, is_extra=is_optional, replaces=gone)
                 continue
             old = held[slot.instance]
             if old is not None:

@@ -14,6 +14,7 @@ from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout, SlotSet
 from hsu_cluster.planning.leaving import force_off, leaving_slots, move_leaving
 from hsu_cluster.planning.moves import Mover, Slot
+from hsu_cluster.planning.returns import take_back_originals
 from hsu_cluster.planning.slots import (
     Desired,
     has_ended,
@@ -28,7 +29,8 @@ from hsu_core.model.assignment import Assignment
 def plan_worker(draft: Draft, layout: Layout) -> None:
     """Write into `draft` what the slots of one worker need now."""
     target = layout.target
-    if _is_settled(draft, layout) and (target.app, target.spec.id) not in draft.with_busy_ports:
+    name = (target.app, target.spec.id)
+    if _is_settled(draft, layout) and name not in draft.with_busy_ports and name not in draft.with_originals:
         return
     for shape in layout.sets:
         _plan_set(read_set(draft, layout, shape))
@@ -39,6 +41,7 @@ def _plan_set(found: WaveSet) -> None:
     groups = found.groups(every)
     force_off(found)
     for mover, slots in groups:
+        take_back_originals(mover, slots)
         move_off_lost_nodes(mover, slots)
         place_missing(mover, slots)
         give_other_ports(mover, slots)

@@ -70,7 +70,8 @@ class Assignment:
 
     The agent restarts the process when `spec_hash` or `generation` changes, stops it when
     `is_stopped`, and only keeps the rest in mind otherwise. `is_extra`: it runs beside those that were asked for while
-    others are replaced or moved, and goes when these are available.
+    others are replaced or moved, and goes when these are available. `replaces`: the lost node that this copy was placed
+    for. `beside`: the node whose copy runs on until this order is confirmed.
     """
 
     instance: InstanceId
@@ -82,6 +83,8 @@ class Assignment:
     ports: Ports = ()
     is_stopped: bool = False
     is_extra: bool = False
+    replaces: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,13 @@ class Guarantee(StrEnum):
     STRICT = "strict"
 
 
+class OnReturn(StrEnum):
+    """Which copy stays when a lost node comes back with an instance that runs elsewhere by now."""
+
+    KEEP_REPLACEMENT = "keep-replacement"
+    KEEP_ORIGINAL = "keep-original"
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """The program. `executable_path` without a slash is looked up in the node's PATH.
@@ -224,6 +231,7 @@ class WorkerSpec:
     process_file: ProcessFileSpec | None = None
     groups: tuple[str, ...] = ()
     """Names under which people start, stop and look at several workers at once."""
+    on_return: OnReturn = OnReturn.KEEP_REPLACEMENT
 
 
 @dataclass(frozen=True, slots=True)

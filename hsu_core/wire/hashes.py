@@ -19,7 +19,10 @@ HASH_DIGITS = 16
 ADDED_LATER: Mapping[type, frozenset[str]] = {
     RestartSpec: frozenset({"health", "limits", "breaker", "grace_s", "success_codes", "final_codes", "severities"}),
     WorkerSpec: frozenset(
-        {"limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file", "groups"}
+        {
+            *("limits", "hooks", "dependency_conditions", "schedule", "process", "unmanaged", "process_file", "groups"),
+            "on_return",
+        }
     ),
     AppSpec: frozenset({"routes", "analyses"}),
     RolloutSpec: frozenset(field.name for field in fields(RolloutSpec)[6:]),
@@ -43,8 +46,8 @@ def spec_hash(worker: WorkerSpec, base_directory: str) -> str:
     """Return the hash of what a running instance must be restarted for.
 
     Left out, since they take effect on a running one: replicas, placement, rollout, health, restart, stop, hooks,
-    schedule, resources, limits, depends_on, guarantee, is_enabled, process_file, groups; rules, rate, age and
-    compression of logs. What a worker is told of its notices at its start (that somebody listens, the time of its
+    schedule, resources, limits, depends_on, guarantee, on_return, is_enabled, process_file, groups; rules, rate, age
+    and compression of logs. What a worker is told of its notices at its start (that somebody listens, the time of its
     watchdog) counts.
     """
     notices = {"notices": worker.health.watchdog_s} if worker.health.has_notices else {}

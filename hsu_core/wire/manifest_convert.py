@@ -13,6 +13,7 @@ from hsu_core.model.spec import (
     Guarantee,
     HealthSpec,
     LogSpec,
+    OnReturn,
     PlacementSpec,
     PortSpec,
     Resources,
@@ -105,6 +106,7 @@ def convert_worker(
             ),
         ),
         guarantee=_guarantee(model, path, found),
+        on_return=_on_return(model, path, found),
         depends_on=tuple(sorted(model.depends_on or {})),
         dependency_conditions=tuple(
             (name, body.condition.replace("-", "_"))
@@ -216,6 +218,16 @@ def _logs(model: WorkerModel, path: Path, found: FaultList) -> LogSpec:
         max_age_s=age_s,
         is_compressed=model.logs.compress is True,
     )
+
+
+def _on_return(model: WorkerModel, path: Path, found: FaultList) -> OnReturn:
+    if model.on_return == "keep-original" and model.guarantee == "strict":
+        found.fault(
+            (*path, "on_return"),
+            "a strict worker is replaced when its original is certain to be dead, so there is none to keep",
+            "remove it, or use guarantee: available",
+        )
+    return OnReturn(model.on_return or OnReturn.KEEP_REPLACEMENT)
 
 
 def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:

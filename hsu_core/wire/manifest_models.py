@@ -141,6 +141,7 @@ class WorkerModel(Strict):
     catch_up: Boolean | None = None
     logs: LogsModel | None = None
     guarantee: Annotated[str, choice("available", "strict")] | None = None
+    on_return: Annotated[str, choice("keep-replacement", "keep-original")] | None = None
     rollout: RolloutModel | None = None
     depends_on: Annotated[dict[str, DependencyModel], Takes(_depends_on, _depends_on_form)] | None = None
 

@@ -17,6 +17,7 @@ from hsu_core.model.spec import (
     GrpcCheck,
     Guarantee,
     HttpCheck,
+    OnReturn,
     PlacementSpec,
     PortSpec,
     Probe,
@@ -248,6 +249,12 @@ def test_rollout_numbers() -> None:
         rollout={"strategy": "recreate", "max_surge": "50%", "max_unavailable": 2, "min_healthy": "10s"}
     )
     assert rollout.rollout == RolloutSpec("recreate", 2, False, 50, True, 10.0, True)
+
+
+def test_which_copy_stays_when_a_node_returns_is_kept() -> None:
+    assert parse(manifest(worker())).spec.workers[0].on_return is OnReturn.KEEP_REPLACEMENT
+    for text in ("keep_original", "keep-original"):
+        assert parse(manifest(worker(on_return=text))).spec.workers[0].on_return is OnReturn.KEEP_ORIGINAL
 
 
 def test_strict_guarantee_is_kept_with_a_warning() -> None:

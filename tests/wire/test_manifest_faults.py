@@ -109,6 +109,8 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     (worker(restart={"backoff": {"base": "10s", "ceiling": "1s"}}), "workers[web].restart.backoff", "below base"),
     (worker(restart={"backoff": {"factor": 0.5}}), "workers[web].restart.backoff.factor", "outside 1 to 100"),
     (worker(guarantee="maybe"), "workers[web].guarantee", "available, strict"),
+    (worker(on_return="keep"), "workers[web].on_return", "keep-replacement, keep-original"),
+    (worker(guarantee="strict", on_return="keep_original"), "workers[web].on_return", "there is none to keep"),
     (worker(rollout={"strategy": "canry"}), "workers[web].rollout.strategy", "did you mean canary?"),
     (worker(rollout={"max_surge": "x"}), "workers[web].rollout.max_surge", "2 or 25%"),
     (worker(rollout={"max_unavailable": "101%"}), "workers[web].rollout.max_unavailable", "more than all"),
