@@ -21,9 +21,11 @@ from pathlib import Path
 
 from hsu_agent.companions import Companions
 from hsu_agent.data_dir import DataDirLock, LedgerUnreadable
+from hsu_agent.fence import NO_CGROUPS, Fence
+from hsu_agent.guard import Guard, OwnGuard, take_keeper
 from hsu_agent.host.controllers import ControllerGroups, describe_host
 from hsu_agent.host.linux import LinuxHost
-from hsu_agent.keeper import EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
+from hsu_agent.keeper import ANSWERS_VARIABLE, EXIT_CONFIGURATION, EXIT_RELOAD, PIPE_VARIABLE
 from hsu_agent.launch import Preparer
 from hsu_agent.launched import LaunchNotes
 from hsu_agent.ledger import Ledger
@@ -55,20 +57,22 @@ async def run_agent(
     local: LocalRun | None = None,
     ending: Stop | None = None,
     service: ServiceManager | None = None,
+    guard: Guard | None = None,
 ) -> int:
     """Run the agent until `stop` is set; return 0. Workers run on unless `kill_workers_on_stop`.
 
     With `local` it obeys those files and no cluster, and ends their workers as `ending` says. `service` is told of it.
 
     Installs no signal handlers and keeps nothing outside of itself. `worker_files_limit` is the limit of open
-    files that workers get, where the caller has raised its own. Raises HsuError if it cannot start.
+    files that workers get, where the caller has raised its own. `guard` ends strict workers; without one it starts its
+    own. Raises HsuError if it cannot start.
     """
     ending = ending if ending is not None else Stop(stop if stop is not None else asyncio.Event())
     lock = await asyncio.to_thread(DataDirLock, settings.data_dir)
     try:
         ledger = await asyncio.to_thread(Ledger, settings.data_dir)  # it may wait for the disk
         try:
-            await _run(settings, ending, ledger, worker_files_limit, local, service or ServiceManager())
+            await _run(settings, ending, ledger, worker_files_limit, local, service or ServiceManager(), guard)
         finally:
             ledger.close()
     finally:
@@ -83,6 +87,7 @@ async def _run(
     limit: FilesLimit | None,
     local: LocalRun | None,
     service: ServiceManager,
+    guard: Guard | None,
 ) -> None:
     if local is None:
         member = importlib.import_module("hsu_agent.member")
@@ -106,6 +111,11 @@ async def _run(
             except OSError as error:
                 what = f"serve figures on {settings.metrics_listen} (metrics_listen)"
                 raise InvalidSettings(what, error.strerror or str(error), "choose a free port of this host") from error
+        fence: Fence | None = None
+        if local is None:
+            guard = guard or OwnGuard()
+            stack.callback(guard.close)
+            fence = Fence(guard, host.group_of, "" if host.has_cgroups else NO_CGROUPS)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         supervisor = Supervisor(
             node=settings.node,
@@ -117,6 +127,7 @@ async def _run(
             tasks=tasks,
             companions=companions,
             notices=notices,
+            fence=fence,
         )
         groups = ControllerGroups(ledger.agent, describe_host(settings.data_dir))
         book = UsageBook(ledger.agent, groups, lambda: supervisor.observed)
@@ -141,11 +152,12 @@ async def _run(
         def ready() -> None:
             service.begin(tasks, supervisor, stop.event)
 
-        if local is not None:
+        if local is not None or fence is None:
+            assert local is not None
             await run_local(local, settings, supervisor, ledger, book, stop, ready, service.reloading)
         else:
-            parts = host, groups.layout, supervisor, ledger, capture, book, metrics, tls
-            await member.obey_cluster(settings, *parts, stop.event, ready)
+            parts = host, groups.layout, supervisor, ledger, capture, book, metrics, tls, fence
+            await member.obey_cluster(settings, *parts, stop, ready)
         service.close()
         supervisor.close()
         limits.close()
@@ -198,10 +210,11 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
         codes.append(code)
         if code == EXIT_RELOAD:
             service.replaced()
-        stop.ask(keeps_workers)
+        stop.ask(keeps_workers, keeps_strict=code == EXIT_RELOAD)
 
     def keeper_died(pipe: int) -> None:
         loop.remove_reader(pipe)
+        stop.is_unguarded = True
         end(0, keeps_workers=True)
 
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, EXIT_RELOAD)):
@@ -212,9 +225,12 @@ async def _run_with_signals(settings: AgentSettings, local: LocalRun | None) -> 
         pipe = _tell_keeper(settings.data_dir)
     except _KeeperGone:
         return 0
+    guard: Guard | None = None
     if pipe is not None:
+        guard = take_keeper(pipe, os.environ.pop(ANSWERS_VARIABLE, ""), os.getppid())
         loop.add_reader(pipe, keeper_died, pipe)
-    await run_agent(settings, worker_files_limit=raise_files_limit(), local=local, ending=stop, service=service)
+    limit = raise_files_limit()
+    await run_agent(settings, worker_files_limit=limit, local=local, ending=stop, service=service, guard=guard)
     return codes[0] if codes else 0
 
 

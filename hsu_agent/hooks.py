@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from hsu_agent.fence import Fence
 from hsu_agent.host.base import HOOK_RUN
 from hsu_agent.host.starting import start_process
 from hsu_agent.launch import Preparer
@@ -49,8 +50,10 @@ class Hooks:
         fault: Callable[[InstanceId, Fault], None],
         settled: Callable[[Observed], None],
         ambient: Ambient = REAL,
+        fence: Fence | None = None,
     ) -> None:
         self._ambient = ambient
+        self._fence = fence
         self._table = table
         self._preparer = preparer
         self._capture = capture
@@ -122,6 +125,7 @@ class Hooks:
             launch = self._preparer.prepare_hook(
                 order, f"{HOOK_RUN}{name}", spec.command, *descriptors, is_first=name is HookName.PRE_START
             )
+            launch = launch if self._fence is None else self._fence.launch(order, launch)
             return start_process(
                 launch.argv,
                 executable=launch.executable,
@@ -131,6 +135,7 @@ class Hooks:
                 stderr=launch.stderr,
                 attributes=launch.attributes,
                 identity=launch.identity,
+                guarded_by=None if launch.guarded_by is None else (launch.guarded_by.group, launch.guarded_by.until_s),
             )
         finally:
             for descriptor in descriptors:

@@ -5,12 +5,17 @@ subreaper of all workers: when the agent dies they become its children, and it w
 `exits.jsonl` in the agent's data folder, where the next agent reads it. The agent tells the folder through an
 inherited pipe (its number stands in HSU_KEEPER_PIPE); the same pipe tells the agent that its keeper has died.
 
+It is also the guard of `guarantee: strict`: the agent tells it the cgroups of strict workers and until when its lease
+lets them run. Then the keeper kills them, be the agent stopped, dead or well (`Guard`). An agent without a keeper
+starts this file with `--guard` for that alone.
+
 Exit codes of the agent: 0 clean end (the keeper ends too), 75 start me again at once, 2 a wrong command line and 78
 bad configuration or host (the keeper ends with the same), anything else is a crash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -18,13 +23,17 @@ import sys
 import time
 
 PIPE_VARIABLE = "HSU_KEEPER_PIPE"
+ANSWERS_VARIABLE = "HSU_KEEPER_ANSWERS"
+"""Number of the pipe with the guard's answers; not set by a keeper that cannot guard."""
+
 EXIT_USAGE = 2
 EXIT_RELOAD = 75
 EXIT_CONFIGURATION = 78
 
 _PR_SET_CHILD_SUBREAPER = 36
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WAITED_FOR = (*_FORWARDED, signal.SIGABRT, signal.SIGCHLD)
+_WAITED_FOR = (*_FORWARDED, signal.SIGABRT, signal.SIGCHLD, signal.SIGALRM)
+_CLOCK_BOOTTIME, _TIMER_ABSTIME, _MCL_CURRENT_AND_FUTURE = 7, 1, 3
 
 HEALTHY_S = 10.0
 """An agent that ran this long is started again at once, whatever happened before."""
@@ -44,6 +53,120 @@ def _agent_command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "hsu_agent.commands", *arguments]
 
 
+GUARD_MARK = b"\0"
+"""Begins the lines of the pipe that are for the guard; no path of a data folder can."""
+
+FIRST_PAUSE_S = 0.005
+LONGEST_PAUSE_S = 0.5
+"""Waits between two kills of a group that does not empty; a process in the kernel's `D` state can take long."""
+
+IDLE_S = 3600.0
+GUARD_IDLE_S = 1.0
+ORPHAN_S = 0.02
+"""Longest waits for a signal: of a keeper; of a guard, to see its owner gone; then, to see its groups empty before the
+next owner fills them again."""
+
+OOM_SCORE = -900
+
+
+class Guard:
+    """Kills the strict workers of an agent at the end of its lease; only the agent can move that, and only forward.
+
+    Lines of the agent, after GUARD_MARK: `until NS` (CLOCK_BOOTTIME, so that a sleep of the host counts);
+    `guard N PATH` (a cgroup; answered by `N 1` if the lease is ahead, else by `N 0` and it is killed); `release PATH`.
+    A lease that nobody told is over: groups of which a new keeper hears are killed.
+    """
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self._groups: dict[bytes, None] = {}
+        self._until_ns = 0
+        self._set_ns = 0
+        self._pause_s = FIRST_PAUSE_S
+        self._is_killing = False
+        self.inherited_score: int | None = None
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.timer = self._make_timer()
+
+    def _make_timer(self) -> ctypes.c_void_p | None:
+        """Return a timer that sends SIGALRM; one whose time passes while the host sleeps does so when it wakes."""
+        timer = ctypes.c_void_p()
+        try:
+            has_failed = self._libc.timer_create(_CLOCK_BOOTTIME, None, ctypes.byref(timer))
+        except AttributeError:  # a C library before 2.34 has it elsewhere; such a keeper does not guard
+            return None
+        return None if has_failed else timer
+
+    def drop_empty(self) -> bool:
+        """Guard no more what has no process; return whether that was all."""
+        self._groups = {group: None for group in self._groups if _is_populated(group)}
+        return not self._groups
+
+    @property
+    def wait_s(self) -> float:
+        """Return how long nothing has to be done, but for the signal of the timer."""
+        return self._pause_s if self._is_killing else IDLE_S
+
+    def take(self, line: bytes) -> None:
+        """Obey one line of the agent."""
+        word, _, rest = line.partition(b" ")
+        if word == b"until" and rest.isdigit():
+            self._until_ns = max(self._until_ns, int(rest))
+        elif word == b"guard":
+            number, _, path = rest.partition(b" ")
+            self._harden()
+            self._groups[path] = None
+            is_ahead = time.clock_gettime_ns(_CLOCK_BOOTTIME) < self._until_ns
+            with contextlib.suppress(BlockingIOError):  # nobody reads: the agent takes that for no
+                os.write(self._answers, b"%b %d\n" % (number, is_ahead))
+        elif word == b"release":
+            self._groups.pop(rest, None)
+
+    def fence(self) -> None:
+        """Kill what is guarded if the lease is over, else have the timer ring when it is. Called after every wait."""
+        if not self._groups:
+            self._is_killing = False
+            return
+        late_ns = time.clock_gettime_ns(_CLOCK_BOOTTIME) - self._until_ns
+        if late_ns < 0:
+            self._is_killing = False
+            self._set_timer(self._until_ns)
+            return
+        groups = [group for group in self._groups if _is_populated(group)]
+        for group in groups:
+            try:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile: nothing is in it
+                    _write(group + b"/cgroup.kill", b"1")
+            except OSError as error:
+                _tell(f"a strict worker cannot be killed, tried again: {os.fsdecode(group)}: {error}")
+        if groups and not self._is_killing:
+            when = f"{late_ns / 1e6:.1f} ms ago" if self._until_ns else "before this keeper began"
+            _tell(f"{len(groups)} strict workers killed: the lease of this node ended {when}")
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S) if self._is_killing else FIRST_PAUSE_S
+        self._is_killing = any(map(_is_populated, groups))
+
+    def _set_timer(self, at_ns: int) -> None:
+        if at_ns == self._set_ns:
+            return
+        self._set_ns = at_ns
+        spec = (ctypes.c_long * 4)(0, 0, *divmod(at_ns, 1_000_000_000))
+        self._libc.timer_settime(self.timer, _TIMER_ABSTIME, spec, None)
+
+    def _harden(self) -> None:
+        """Before the first group: stay in memory, be killed last, be woken first; each where the host allows it."""
+        if self.inherited_score is not None:
+            return
+        self._libc.mlockall(_MCL_CURRENT_AND_FUTURE)
+        try:
+            with open("/proc/self/oom_score_adj", "rb") as stream:
+                self.inherited_score = int(stream.read())
+            _write(b"/proc/self/oom_score_adj", b"%d" % min(OOM_SCORE, self.inherited_score))
+        except OSError:
+            self.inherited_score = self.inherited_score or 0
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
 class Keeper:
     """One agent and the orphans of its predecessors."""
 
@@ -58,6 +181,8 @@ class Keeper:
         self._told = b""
         self._data_dir = ""
         self._pending: list[str] = []
+        self._answers, answer_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._guard = Guard(answer_writer)
 
     def run(self) -> int:
         """Keep the agent running; return the exit code of the program."""
@@ -65,13 +190,14 @@ class Keeper:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
         self._start()
         while True:
-            wait_s = 3600.0 if self._start_at_s is None else max(0.0, self._start_at_s - time.monotonic())
-            received = signal.sigtimedwait(_WAITED_FOR, wait_s)
+            wait_s = IDLE_S if self._start_at_s is None else max(0.0, self._start_at_s - time.monotonic())
+            received = signal.sigtimedwait(_WAITED_FOR, min(wait_s, self._guard.wait_s))
             if received is not None and received.si_signo in _FORWARDED:
                 self._forward(received.si_signo)
             elif received is not None and received.si_signo == signal.SIGABRT:
                 self._end_hung()
             self._listen()
+            self._guard.fence()
             code = self._reap()
             if code is not None:
                 return code
@@ -83,17 +209,24 @@ class Keeper:
     def _start(self) -> None:
         self._start_at_s = None
         self._started_s = time.monotonic()
-        os.set_inheritable(self._writer, True)
+        told = {PIPE_VARIABLE: self._writer}
+        if self._guard.timer is not None:
+            told[ANSWERS_VARIABLE] = self._answers
+        for number in told.values():
+            os.set_inheritable(number, True)
         command = _agent_command(self._arguments)
         try:
             self._agent = os.posix_spawn(
                 command[0],
                 command,
-                os.environ | {PIPE_VARIABLE: str(self._writer)},
+                os.environ | {name: str(number) for name, number in told.items()},
                 setpgroup=0,  # a Ctrl-C of the terminal reaches us alone; we forward it
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGINT],
             )
+            if self._guard.inherited_score is not None:  # what the guard took for itself is not the agent's
+                with contextlib.suppress(OSError):
+                    _write(b"/proc/%d/oom_score_adj" % self._agent, b"%d" % self._guard.inherited_score)
         except OSError as error:  # an installation that is being replaced, a full table of processes: it passes
             wait_s = self._start_later()
             _tell(f"the agent cannot be started: {error}; tried again in {wait_s:.1f} s")
@@ -114,15 +247,18 @@ class Keeper:
             os.kill(self._agent, signal.SIGKILL)
 
     def _listen(self) -> None:
-        """Read the data folder that the agent tells (one line)."""
+        """Read the data folder that the agent tells (one line), and what is for the guard."""
         try:
             self._told += os.read(self._reader, 65536)
         except BlockingIOError:
             return
         *lines, self._told = self._told.split(b"\n")
-        if lines:
-            self._data_dir = os.fsdecode(lines[-1])
-            self._write()
+        for line in lines:
+            if line.startswith(GUARD_MARK):
+                self._guard.take(line[1:])
+            else:
+                self._data_dir = os.fsdecode(line)
+                self._write()
 
     def _reap(self) -> int | None:
         """Reap everybody that ended; return the exit code if the agent's end is ours."""
@@ -204,9 +340,53 @@ def _identity(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
+def _write(path: bytes, text: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text)
+    finally:
+        os.close(descriptor)
+
+
+def _is_populated(group: bytes) -> bool:
+    """Return whether a process is in a cgroup (True also when that cannot be read)."""
+    try:
+        with open(group + b"/cgroup.events", "rb", buffering=0) as stream:
+            return b"populated 0" not in stream.read()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def guard(reader: int, answers: int) -> int:
+    """Be the guard of an agent that has no keeper, and end once it has gone and nothing is left to guard.
+
+    The agent's lines come from `reader`, the answers go to `answers`. It wakes us with SIGCHLD, as it does a keeper.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+    for number in (reader, answers):
+        os.set_blocking(number, False)
+    found, told, is_owned = Guard(answers), b"", True
+    while is_owned or not found.drop_empty():
+        try:
+            part = os.read(reader, 65536)
+            is_owned = bool(part)
+            *lines, told = (told + part).split(b"\n")
+            for line in lines:
+                found.take(line[1:])
+        except BlockingIOError:
+            pass
+        found.fence()
+        signal.sigtimedwait(_WAITED_FOR, min(GUARD_IDLE_S if is_owned else ORPHAN_S, found.wait_s))
+    return 0
+
+
 def main() -> int:
     """Run `hsu-agent`: `run` is kept alive, everything else goes straight to the agent."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["--guard"]:
+        return guard(int(arguments[1]), int(arguments[2]))
     is_run = arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments)
     if not is_run or not sys.platform.startswith("linux"):
         command = _agent_command(arguments)

@@ -25,7 +25,7 @@ class LaunchNotes:
 
     def started(self, instance: InstanceId, order: Desired, process: Process) -> None:
         """Remember whose process went over the launcher."""
-        if order.spec.worker.process.is_empty:
+        if order.spec.worker.process.is_empty and not order.is_strict:
             self._with_attributes.discard(instance)
         else:
             self._with_attributes.add(instance)

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Set
+from collections.abc import Collection
 
 from hsu_agent import adopt, schedules
 from hsu_agent.companions import Companions
+from hsu_agent.fence import Fence
 from hsu_agent.finder import Looker, NotYetFound
 from hsu_agent.hooks import Hooks
-from hsu_agent.host.base import Found, Host
+from hsu_agent.host.base import Host
 from hsu_agent.host.discovery import Finder
 from hsu_agent.host.ports import busy_numbers
 from hsu_agent.launch import Preparer
-from hsu_agent.ledger import Ledger, Run
+from hsu_agent.ledger import Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.notify import NotifySocket
@@ -32,6 +33,7 @@ from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_agent.probes.runner import ProbeRunner
 from hsu_agent.signals import Signals
 from hsu_agent.starter import Starter
+from hsu_agent.strays import Strays
 from hsu_agent.table import Table
 from hsu_agent.timers import Sweeper
 from hsu_agent.turns import TreeEnds, Turns
@@ -65,8 +67,10 @@ class Supervisor:
         companions: Companions | None = None,
         notices: NotifySocket | None = None,
         ambient: Ambient = REAL,
+        fence: Fence | None = None,
     ) -> None:
         self._ambient = ambient
+        self._fence = fence = fence or Fence(None)
         self._host = host
         self._ledger = ledger
         self._capture = capture
@@ -83,12 +87,15 @@ class Supervisor:
         self.send_signal = self._signals.send
         self._turns = Turns(self._plan, ambient)
         self.mark = self._turns.mark
-        self._hooks = Hooks(table, preparer, capture, tasks, self.mark, self.fault, self._remember_end, ambient)
+        self._hooks = Hooks(table, preparer, capture, tasks, self.mark, self.fault, self._remember_end, ambient, fence)
         self._tree_ends = TreeEnds(host, tasks, self._tree_has_ended)
         self._sweeper = Sweeper(self._remove, ambient)
-        self._strays: dict[InstanceId, tuple[Found, ...]] = {}
+        self._strays = Strays(table, ledger, self._adopt, self._attach, self.mark)
+        self.settle_strays = self._strays.settle
         self._emptied: set[InstanceId] = set()
         self._forgotten = Wake()
+        self._companions.add(self._fence)
+        self._fence.listeners.append(self._turns.mark_all(lambda: table.idle_strict))
 
     @property
     def has_workers(self) -> bool:
@@ -121,7 +128,8 @@ class Supervisor:
                 self.table.spec_keys.setdefault(instance, observed.order.spec.key)
         for instance, process in taken.processes.items():
             self._adopt(self._observed[instance], process)
-        self._strays = taken.strays
+        self._strays.take(taken.strays)
+        self._fence.take_strays(taken.strays)
         for instance in taken.observed.keys() | self._desired.keys():
             self._attach(instance)
             self.mark(instance)
@@ -141,27 +149,7 @@ class Supervisor:
             self._run_probes(adopted)
             return
         reason = "ended while no agent was running: its exit code is not known"
-        last_exit = self._host.exit_of(process) or LastExit(at=at, reason=reason)
-        self._put(changes.exited(adopted, last_exit, now_s, self._ambient.uniform(0, 1)))
-
-    def settle_strays(self, named: Set[InstanceId]) -> None:
-        """Decide about processes that the ledger does not tell of; `named` are all instances of this node.
-
-        Those that are ordered are adopted where their mark allows it; everything else goes the usual way.
-        """
-        for instance in sorted(self._strays):
-            order, observed = self._desired.get(instance), self._observed[instance]
-            if order is None and instance in named:
-                continue  # it is ordered, and we could not read how: leave it running
-            adopted = adopt.adopt_stray(instance, order, self._strays[instance]) if order is not None else None
-            if order is not None and adopted is not None and observed.process is None:
-                spec_key = self.table.spec_key(instance, order)
-                self._ledger.put_intent(Run(instance, adopted[1].run, order, spec_key))
-                self._adopt(*adopted)
-            log.warning("%s was not in the ledger: %s", instance, "adopted" if adopted else "its processes are ended")
-            del self._strays[instance]
-            self._attach(instance)
-            self.mark(instance)
+        self._put(self._exited(adopted, self._host.exit_of(process) or LastExit(at=at, reason=reason)))
 
     def _attach(self, instance: InstanceId) -> None:
         """Drain the pipes of an instance; its first start tells if that fails."""
@@ -179,13 +167,17 @@ class Supervisor:
         self._hooks.stop(instance)
         self._capture.drain_now(instance)
         last_exit = self._companions.ended(instance, last_exit)
-        ended = changes.exited(observed, last_exit, self._ambient.monotonic(), self._ambient.uniform(0, 1))
+        ended = self._exited(observed, last_exit)
         self._put(ended)
         self._remember_end(ended)
         if instance in self._emptied:
             self._emptied.discard(instance)
             self._tree_is_empty(instance)
         self.mark(instance)
+
+    def _exited(self, observed: Observed, last_exit: LastExit) -> Observed:
+        times = self._ambient.monotonic(), self._ambient.uniform(0, 1)
+        return changes.exited(observed, last_exit, *times, self._fence.why_ended(observed, last_exit))
 
     def _remember_end(self, observed: Observed) -> None:
         is_open = observed.has_finished or observed.state is State.RESTARTING
@@ -225,7 +217,8 @@ class Supervisor:
             return
         for _ in range(STEPS_LIMIT):
             found = self._desired.get(instance), self._observed.get(instance)
-            step = reconcile.plan_instance(instance, *found, self._ambient.monotonic(), self._ambient.wall())
+            times = self._ambient.monotonic(), self._ambient.wall()
+            step = reconcile.plan_instance(instance, *found, *times, self._fence.hold(found[0]))
             if step.wake_at_s is not None:
                 self._turns.wake_at(step.wake_at_s, instance)
             if not step.actions:
@@ -240,6 +233,9 @@ class Supervisor:
             self._put(Observed(instance, changed_at=at))
             return
         observed = self._observed[instance]
+        if isinstance(action, reconcile.Hold):
+            self._put(changes.held(observed, action.why, at))
+            return
         if isinstance(action, reconcile.Spawn):
             self._spawn(observed, action.order)
         elif isinstance(action, reconcile.SignalStop | reconcile.BeginStop):
@@ -383,11 +379,15 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """Stop every process and return when none is left; the orders stay in the ledger."""
-        self._desired.clear()
         self._strays.clear()
-        for instance in list(self._observed):
+        await self.stop(list(self._desired.keys() | self._observed.keys()))
+
+    async def stop(self, instances: Collection[InstanceId]) -> None:
+        """Stop these and return when none of them is left; the orders stay in the ledger."""
+        for instance in instances:
+            self._desired.pop(instance, None)
             self.mark(instance)
-        while self._observed:
+        while not self._observed.keys().isdisjoint(instances):
             await self._forgotten.wait()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ Knows nothing of sockets: `hsu_agent.sync` holds the session.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, Protocol
 
 from hsu_agent.ledger import Ledger
@@ -63,7 +63,8 @@ class Obedience:
         self._keys: dict[InstanceId, str] = {}
         self._specs: dict[str, Any] = {}
         self._is_complete = False
-        self._is_holding = False
+        self.is_holding = False
+        """Whether the leader of this session is of another cluster, which is not obeyed."""
         self._told = ""
 
     @property
@@ -73,14 +74,14 @@ class Obedience:
     def welcome(self, frame: frames.Welcome) -> None:
         """Listen to this leader in the session that begins. Raises SessionEnded for one that was replaced."""
         self._incarnation = frame.incarnation
-        self._is_holding = False
+        self.is_holding = False
         if not self._is_new_cluster:
             if frame.term < self._ledger.term:
                 raise SessionEnded(f"its term {frame.term} is older than {self._ledger.term}")
             if self._ledger.incarnation:
                 self._ledger.set_leader(frame.incarnation, frame.term)
         elif self._supervised.has_workers and self._ledger.incarnation not in frame.accepted:
-            self._is_holding = True
+            self.is_holding = True
             self._tell_of_hold()
         self._term = frame.term
         self._keys, self._specs, self._is_complete = {}, {}, False
@@ -90,7 +91,7 @@ class Obedience:
         if orders.term < self._term:
             raise SessionEnded(f"orders of term {orders.term}, which is older than {self._term}")
         self._term = orders.term
-        if self._is_holding:
+        if self.is_holding:
             return
         if not self._is_new_cluster and orders.revision < self._ledger.revision:
             heard = self._ledger.revision
@@ -115,6 +116,13 @@ class Obedience:
         if orders.is_full or self._ledger.incarnation:
             self._ledger.set_leader(self._incarnation, orders.term)
         self.hear_of(orders.revision)
+
+    def in_force(self, orders: frames.Orders) -> Iterator[Desired]:
+        """Yield the orders in force that these name."""
+        for order in orders.orders if not self.is_holding else ():
+            present = self._supervised.desired.get(order.assignment.instance)
+            if present is not None and present.assignment.epoch == order.assignment.epoch:
+                yield present
 
     def hear_of(self, revision: int) -> None:
         """Take in how far the store of the leader is."""

@@ -10,7 +10,7 @@ import os
 
 from hsu_agent.companions import Companions
 from hsu_agent.finder import Looker
-from hsu_agent.host.base import Host
+from hsu_agent.host.base import GUARDED_RUN, Host
 from hsu_agent.host.ports import refuse_busy_ports
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger, Run
@@ -68,7 +68,7 @@ class Starter:
             self._ledger.put_process(instance, process)
             return process
         self._run_number += 1
-        run = f"{self._run_prefix}-{self._run_number:x}"
+        run = f"{GUARDED_RUN if order.is_strict else ''}{self._run_prefix}-{self._run_number:x}"
         restarts = changes.restarts_of(observed, order)
         descriptors: tuple[int, ...] = ()
         try:

@@ -18,6 +18,7 @@ from functools import partial
 import aiohttp
 
 from hsu_agent.asks import Asks
+from hsu_agent.fence import Fence
 from hsu_agent.ledger import Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
@@ -102,7 +103,9 @@ class Sync:
         metrics: AgentMetrics,
         dialing: Callable[[], AbstractAsyncContextManager[Dial]] | None = None,
         ambient: Ambient = REAL,
+        fence: Fence | None = None,
     ) -> None:
+        self._fence = fence
         self._dialing = dialing if dialing is not None else partial(dialing_masters, True)
         self._ambient = ambient
         self._settings = settings
@@ -114,8 +117,6 @@ class Sync:
         self._changed: set[InstanceId] = set()
         self._reports = Wake()
         self._obedience = Obedience(supervisor, ledger)
-        self.obey = self._obedience.obey
-        self.hear_of = self._obedience.hear_of
         self._is_stopping_workers = False
         supervisor.table.listeners.append(self._note_change)
 
@@ -203,9 +204,23 @@ class Sync:
         """Begin a session with this leader. Raises SessionEnded for one that was replaced."""
         self._obedience.welcome(frame)
         self._patience_s = FIRST_ANSWER_S
+        if self._fence is not None:
+            self._fence.begin_session(frame.ttl_s)
         self._metrics.is_connected.set(1)
         self._metrics.sessions.inc()
         log.info("session with leader %s, term %d", frame.leader, frame.term)
+
+    def obey(self, orders: frames.Orders) -> None:
+        """Take orders into force. Raises SessionEnded if they cannot be obeyed."""
+        self._obedience.obey(orders)
+        if self._fence is not None:
+            self._fence.name(self._obedience.in_force(orders))
+
+    def acknowledged(self, frame: frames.BeatAck) -> None:
+        """Take note of a beat that the leader has heard; that of a cluster which is not obeyed gives no lease."""
+        self._obedience.hear_of(frame.revision)
+        if self._fence is not None and not self._obedience.is_holding:
+            self._fence.acknowledged(frame.sent_at)
 
     def full_report(self) -> frames.Report:
         """Return everything observed."""
@@ -282,7 +297,7 @@ class _Session:
             if isinstance(frame, frames.Orders):
                 self._sync.obey(frame)
             elif isinstance(frame, frames.BeatAck):
-                self._sync.hear_of(frame.revision)
+                self._sync.acknowledged(frame)
             elif isinstance(frame, frames.Ask):
                 asks.begin(frame)
             elif isinstance(frame, frames.Cancel):
@@ -294,13 +309,13 @@ class _Session:
 
     async def _beat(self, beat_s: float) -> None:
         loop = asyncio.get_running_loop()
-        due_s = loop.time() + beat_s
+        due_s = loop.time()  # the first one at once: it is what a lease begins with
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             self._sync._metrics.loop_lag_seconds.set(max(0.0, loop.time() - due_s))
             due_s = max(due_s + beat_s, loop.time())
             self._sync._ledger.flush()
-            await self._send(frames.Beat(self._sync._ambient.monotonic()))
+            await self._send(frames.Beat(self._sync._ambient.boottime()))
 
     async def _report(self) -> None:
         while True:
@@ -308,6 +323,8 @@ class _Session:
 
     async def _leave(self) -> None:
         await self._stop.wait()
+        if self._sync._changed:  # what it said last must be true
+            await self._send(await self._sync.next_report())
         await self._send(frames.Goodbye(self._sync._is_stopping_workers))
         raise SessionEnded("the agent stops")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from hsu_agent.planning import observed as changes
+from hsu_agent.planning import reported
 from hsu_agent.planning.observed import Desired, Observed
 from hsu_core.model.assignment import InstanceStatus
 from hsu_core.model.ids import InstanceId
@@ -28,6 +28,11 @@ class Table:
         self.spec_keys: dict[InstanceId, str] = {}
         self.listeners: list[OnChange] = []
 
+    @property
+    def instances(self) -> list[InstanceId]:
+        """Return every instance that is ordered or observed, sorted."""
+        return sorted(self.desired.keys() | self.observed.keys())
+
     def spec_key(self, instance: InstanceId, order: Desired) -> str:
         """Return the name of the specification of an order."""
         return self.spec_keys.get(instance, order.spec.key)
@@ -44,6 +49,15 @@ class Table:
         return any(order.wants_process for order in self.desired.values()) or any(
             found.is_alive or not found.is_tree_empty for found in self.observed.values()
         )
+
+    @property
+    def idle_strict(self) -> list[InstanceId]:
+        """Return the strict instances that are ordered and have no process."""
+        return [
+            instance
+            for instance, order in self.desired.items()
+            if order.is_strict and (found := self.observed.get(instance)) is not None and not found.is_alive
+        ]
 
     def put(self, observed: Observed) -> None:
         """Hold the new value of an instance; tell who listens."""
@@ -68,7 +82,7 @@ class Table:
         observed = self.observed.get(instance)
         if observed is None:
             return None
-        return changes.status_of(observed, self.desired.get(instance), self.node)
+        return reported.status_of(observed, self.desired.get(instance), self.node)
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return what is reported of all instances."""

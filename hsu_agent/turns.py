@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hsu_agent.host.base import Host
 from hsu_agent.planning.observed import Process
@@ -42,6 +42,15 @@ class Turns:
         """Plan this instance in the next turn."""
         self._marked[instance] = None
         self._set()
+
+    def mark_all(self, instances: Callable[[], Iterable[InstanceId]]) -> Callable[[], None]:
+        """Return what marks these instances, as they are when it is called."""
+
+        def mark() -> None:
+            for instance in instances():
+                self.mark(instance)
+
+        return mark
 
     def wake_at(self, at_s: float, instance: InstanceId) -> None:
         """Plan this instance at a (monotonic) time."""

@@ -108,6 +108,7 @@ def wrap(
     environment: Mapping[str, str],
     attributes: ProcessAttributes,
     identity: Identity | None,
+    guarded_by: tuple[str, float] | None = None,
 ) -> Wrapped:
     """Return the start over the launcher; it carries the environment, so that ours can be recognised at once."""
     plan = {
@@ -115,6 +116,7 @@ def wrap(
         "argv": list(argv),
         "environment": dict(environment),
         **_settings(attributes, identity),
+        **({"guarded_by": guarded_by} if guarded_by is not None else {}),
     }
     command = (sys.executable, "-I", "-S", "-E", LAUNCHER)
     return Wrapped(command, sys.executable, _marks(environment), marshal.dumps(plan))

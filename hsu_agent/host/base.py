@@ -18,6 +18,9 @@ AGENT_VARIABLE = "HSU_AGENT"
 RUN_VARIABLE = "HSU_RUN"
 """Environment variables that mark every process of a worker: instance, agent, and which start it belongs to."""
 
+GUARDED_RUN = "strict-"
+"""Begins the run of a worker that a guard holds: found without a ledger, it must be guarded, or end."""
+
 HOOK_RUN = "hook-"
 """Begins the run of a hook's processes: they are of the instance, but none of them is its worker."""
 
@@ -37,6 +40,14 @@ def instance_of(text: str) -> InstanceId | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the launcher of a strict worker needs. `until_s`: end of the lease, CLOCK_BOOTTIME."""
+
+    group: str
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One start: everything is resolved. `stdout` and `stderr` are descriptors that the caller closes."""
 
@@ -51,6 +62,8 @@ class Launch:
     attributes: ProcessAttributes = NO_ATTRIBUTES
     identity: Identity | None = None
     """Who it runs as; None: the agent's own user."""
+    guarded_by: Ticket | None = None
+    """The cgroup that it has to be in before it is the worker, and until when it may become that; None: not strict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,14 +66,19 @@ class CgroupTree:
     def _path(self, instance: InstanceId) -> str:
         return f"{self._folder}/{group_name(instance)}"
 
+    def make(self, instance: InstanceId) -> str:
+        """Make the cgroup of an instance, if it is not there, and return its path. Raises OSError."""
+        path = self._path(instance)
+        if instance not in self._made:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+            self._made.add(instance)
+        return path
+
     def enrol(self, instance: InstanceId, pid: int) -> bool:
         """Put a process into the cgroup of its instance; return whether it is in."""
         try:
-            path = self._path(instance)
-            if instance not in self._made:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(path)
-                self._made.add(instance)
+            path = self.make(instance)
             _write(f"{path}/cgroup.procs", str(pid).encode())
             return True
         except OSError:

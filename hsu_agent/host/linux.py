@@ -87,6 +87,12 @@ class LinuxHost:
         self._load = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self._is_closed = False
 
+    def group_of(self, instance: InstanceId) -> str:
+        """Make the cgroup of an instance and return its path. Raises OSError."""
+        if self._cgroups is None:
+            raise OSError("this host has no cgroup.kill for the agent")
+        return self._cgroups.make(instance)
+
     @property
     def has_cgroups(self) -> bool:
         """Return whether each instance gets a cgroup."""
@@ -109,6 +115,7 @@ class LinuxHost:
                 stderr=launch.stderr,
                 attributes=launch.attributes,
                 identity=launch.identity,
+                guarded_by=None if launch.guarded_by is None else (launch.guarded_by.group, launch.guarded_by.until_s),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _spawn_error(launch, error) from error
@@ -121,7 +128,7 @@ class LinuxHost:
         stat = read_stat(started.pid)
         process = Process(started.pid, stat.start_time if stat else 0, self.boot_id, launch.run, at)
         is_in = self._cgroups is not None and self._cgroups.enrol(launch.instance, process.pid)
-        if is_in and self._was_first_in(process.pid):
+        if is_in and (launch.guarded_by is not None or self._was_first_in(process.pid)):
             process = replace(process, is_enrolled=True)
         if self._files_limit is not None:
             with contextlib.suppress(OSError, ValueError):

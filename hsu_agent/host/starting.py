@@ -22,15 +22,18 @@ def start_process(
     stderr: int,
     attributes: ProcessAttributes = NO_ATTRIBUTES,
     identity: Identity | None = None,
+    guarded_by: tuple[str, float] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process with an empty input. Raises OSError, ValueError, ProcessError.
 
     It is reaped by its pidfd, not by the returned object. One with attributes is for some milliseconds the launcher
-    that sets them, and reads what to do from descriptor 0.
+    that sets them, and reads what to do from descriptor 0; so is one with `guarded_by`, a cgroup that it enters, and a
+    time of CLOCK_BOOTTIME until which it may become its program.
     """
     source: int = subprocess.DEVNULL
-    if not attributes.is_empty:
-        wrapped = wrap(argv, executable or _found(argv[0], environment), environment, attributes, identity)
+    if not attributes.is_empty or guarded_by is not None:
+        program = executable or _found(argv[0], environment)
+        wrapped = wrap(argv, program, environment, attributes, identity, guarded_by)
         argv, executable, environment = wrapped.argv, wrapped.executable, wrapped.environment
         source = _file_of(wrapped.instructions)
     try:

@@ -53,15 +53,21 @@ class LocalRun:
 
 @dataclass(slots=True)
 class Stop:
-    """How the agent is asked to end, and to read its files again. `keeps_workers`: they run on."""
+    """How the agent is asked to end, and to read its files again. `keeps_workers`: they run on.
+
+    `keeps_strict`: strict ones too, since their guard stays. `is_unguarded`: it has died.
+    """
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     reload: asyncio.Event = field(default_factory=asyncio.Event)
     keeps_workers: bool = False
+    keeps_strict: bool = False
+    is_unguarded: bool = False
 
-    def ask(self, keeps_workers: bool) -> None:
+    def ask(self, keeps_workers: bool, *, keeps_strict: bool = False) -> None:
         """Ask the agent to end."""
         self.keeps_workers = keeps_workers
+        self.keeps_strict = keeps_strict
         self.event.set()
 
 

@@ -14,11 +14,12 @@ from hsu_agent.planning import restart
 from hsu_agent.planning.cron import NextRun
 from hsu_agent.planning.health import Health, Outcome, ProbeKind
 from hsu_agent.planning.hooks import HookPhase
-from hsu_core.model.assignment import Assignment, InstanceStatus, LastExit
+from hsu_core.model.assignment import Assignment, LastExit
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import ALIVE, Event, State, advance
 from hsu_core.model.order import OrderSpec
 from hsu_core.model.restarts import BreakerPhase
+from hsu_core.model.spec import Guarantee
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,16 @@ class Desired:
         """Return whether a process is to run."""
         return not self.assignment.is_stopped and self.spec.worker.is_enabled
 
+    @property
+    def is_strict(self) -> bool:
+        """Return whether at most one copy may run in the whole cluster."""
+        return self.spec.worker.guarantee is Guarantee.STRICT
+
     def needs_other_process_than(self, other: Desired) -> bool:
-        """Return whether a process started for `other` does not serve this order."""
+        """Return whether a process started for `other` does not serve this order: also one that nobody guards yet."""
         mine, its = self.assignment, other.assignment
+        if self.is_strict and not other.is_strict:
+            return True
         return (mine.spec_hash, mine.generation) != (its.spec_hash, its.generation) or mine.ports != its.ports
 
 
@@ -233,8 +241,11 @@ def adopted(observed: Observed, process: Process, now_s: float, at: float) -> Ob
     )
 
 
-def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float) -> Observed:
-    """Return the instance after the end of its first process; its policy decides what comes next."""
+def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float, fenced: str = "") -> Observed:
+    """Return the instance after the end of its first process; its policy decides what comes next.
+
+    `fenced`: the fence ended it, for this reason; that is no failure, and it runs again when it may.
+    """
     ended = replace(
         observed,
         is_alive=False,
@@ -244,6 +255,9 @@ def exited(observed: Observed, last_exit: LastExit, now_s: float, jitter: float)
     )
     if observed.state is State.STOPPING or observed.order is None or observed.state not in ALIVE:
         return ended
+    if fenced:
+        state = advance(observed.state, Event.EXITED_RETRY)
+        return replace(ended, state=state, last_exit=replace(last_exit, reason=fenced), next_start_s=0.0, reason=fenced)
     spec = observed.order.spec.worker.restart
     end = restart.end_of(last_exit, spec, now_s - observed.started_s, now_s)
     found = restart.decide(spec, end, observed.history, jitter)
@@ -345,37 +359,9 @@ def is_ready(observed: Observed) -> bool:
     return observed.state is State.RUNNING and observed.is_alive and observed.health.is_ready
 
 
-def status_of(observed: Observed, desired: Desired | None, node: str) -> InstanceStatus:
-    """Return what is reported of the instance; it speaks of the order that its process was started for."""
-    order = observed.order or desired
-    if desired is not None and order is not None and not _has_process(observed):
-        order = desired
-    assignment = order.assignment if order is not None else None
-    has_process = observed.is_alive and observed.process is not None
-    return InstanceStatus(
-        instance=observed.instance,
-        node=node,
-        epoch=assignment.epoch if assignment else 0,
-        state=observed.state,
-        is_ready=is_ready(observed),
-        revision=assignment.revision if assignment else 0,
-        spec_hash=assignment.spec_hash if assignment else "",
-        generation=assignment.generation if assignment else 0,
-        pid=observed.process.pid if has_process and observed.process else None,
-        restarts=observed.restarts,
-        last_exit=observed.last_exit,
-        started_at=observed.process.started_at if has_process and observed.process else None,
-        ports=assignment.ports if assignment else (),
-        reason=observed.reason,
-        changed_at=observed.changed_at,
-        busy_ports=observed.busy_ports if observed.order is desired else (),
-        has_processes=_has_process(observed),
-        breaker="" if observed.breaker is BreakerPhase.CLOSED else str(observed.breaker),
-    )
-
-
-def _has_process(observed: Observed) -> bool:
-    return observed.is_alive or not observed.is_tree_empty or observed.hooks.running is not None
+def held(observed: Observed, why: str, at: float) -> Observed:
+    """Return the instance whose start has to wait for something outside of this host."""
+    return replace(observed, reason=why, changed_at=at)
 
 
 def describe_exit(last_exit: LastExit) -> str:

@@ -27,6 +27,14 @@ class Register:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Say why the start has to wait; whoever lifts that has the instance planned anew."""
+
+    instance: InstanceId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spawn:
     """Start a process for this order; nothing of an earlier one is left."""
 
@@ -142,6 +150,7 @@ class Forget:
 
 Action = (
     Register
+    | Hold
     | Spawn
     | SignalStop
     | BeginStop
@@ -187,9 +196,17 @@ def reconcile(
 
 
 def plan_instance(
-    instance: InstanceId, desired: Desired | None, observed: Observed | None, now_s: float, now_at: float = 0.0
+    instance: InstanceId,
+    desired: Desired | None,
+    observed: Observed | None,
+    now_s: float,
+    now_at: float = 0.0,
+    hold: str = "",
 ) -> Step:
-    """Return the next step of one instance; `now_at` is the clock on the wall, for schedules."""
+    """Return the next step of one instance; `now_at` is the clock on the wall, for schedules.
+
+    `hold`: why nothing of it may be started now (empty: it may).
+    """
     if observed is None:
         return NOTHING if desired is None else Step((Register(instance),))
     if observed.state in (State.STARTING, State.RUNNING):
@@ -203,9 +220,9 @@ def plan_instance(
         return Step((RunHook(instance, HookName.POST_STOP, observed.order),)) if is_due else NOTHING
     schedule = desired.spec.worker.schedule if desired is not None and desired.wants_process else None
     if desired is not None and schedule is not None and observed.state is not State.RESTARTING:
-        return _plan_scheduled(desired, schedule, observed, now_s, now_at)  # but for a retry within a run
+        return _plan_scheduled(desired, schedule, observed, now_s, now_at, hold)  # but for a retry within a run
     if observed.state in (State.REGISTERED, State.RESTARTING):
-        return _plan_waiting(desired, observed, now_s)
+        return _plan_waiting(desired, observed, now_s, hold)
     return _plan_ended(desired, observed)
 
 
@@ -270,7 +287,7 @@ def _plan_stopping(observed: Observed, now_s: float) -> Step:
     return Step(wake_at_s=None if observed.is_killing else observed.stop_deadline_s)
 
 
-def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float) -> Step:
+def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float, hold: str) -> Step:
     hooks = observed.hooks
     is_wanted = desired is not None and desired.wants_process
     if hooks.running is not None and not (is_wanted and desired and hooks.key == hook_changes.key_of(desired)):
@@ -282,6 +299,8 @@ def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float) -> 
         return Step((Settle(observed.instance, Event.RESTART_REQUESTED),))
     if now_s < observed.next_start_s:
         return Step(wake_at_s=observed.next_start_s)
+    if hold:
+        return NOTHING if observed.reason == hold else Step((Hold(observed.instance, hold),))
     if desired.spec.worker.hooks.pre_start is None:
         return Step((Spawn(observed.instance, desired),))
     if hooks.running is not None:
@@ -291,12 +310,14 @@ def _plan_waiting(desired: Desired | None, observed: Observed, now_s: float) -> 
     return Step((RunHook(observed.instance, HookName.PRE_START, desired),))
 
 
-def _plan_scheduled(desired: Desired, schedule: ScheduleSpec, observed: Observed, now_s: float, now_at: float) -> Step:
+def _plan_scheduled(
+    desired: Desired, schedule: ScheduleSpec, observed: Observed, now_s: float, now_at: float, hold: str
+) -> Step:
     """Between runs it is stopped (or failed, if the last one did); registered means that its run begins."""
     instance, planned = observed.instance, observed.next_run
     if observed.state is State.REGISTERED:
         is_begun = planned is not None and planned.is_taken
-        return _plan_waiting(desired, observed, now_s) if is_begun else _settle(observed, Event.STOP_REQUESTED)
+        return _plan_waiting(desired, observed, now_s, hold) if is_begun else _settle(observed, Event.STOP_REQUESTED)
     begin = Step((TakeRun(instance, schedule), Settle(instance, Event.START_REQUESTED)))
     if observed.order is not None and observed.order.assignment.generation != desired.assignment.generation:
         return begin  # somebody asked for a restart: that is a run now

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
 from hsu_core.model.errors import StoreError
+from hsu_core.model.ids import is_node_name
 from hsu_core.model.node import NodeTimes
 from hsu_core.runtime.tasks import Wake
 from hsu_core.store.base import Operation
+from hsu_core.wire.frames import OLDEST_PROTOCOL, PROTOCOL, Hello, Refuse
 
 ADMISSIONS_LIMIT = 32
 """Agents being admitted at the same time: enough that a write of the store is never waited for alone."""
@@ -30,6 +32,28 @@ STORM_TTLS = 30
 
 REGISTRATIONS_LIMIT = 50
 """Records written together: with their events below the operations of one transaction."""
+
+
+SESSIONS_LIMIT = 10_000
+"""Agents of one master: twice the 5,000 of the design."""
+
+
+def refusal(hello: Hello, count: int, present: Hello | None) -> Refuse | None:
+    """Return why an agent is not let in, None if it is. `count` are connected; `present` is heard under its name.
+
+    Another agent gets the name once that one has been silent for a TTL: until then its strict workers may run.
+    """
+    if not is_node_name(hello.node):
+        return Refuse("input.node", f"{hello.node[:80]!r} cannot name a node", is_final=True)
+    if hello.protocol < OLDEST_PROTOCOL:
+        text = f"the agent speaks protocol {hello.protocol}, this master {OLDEST_PROTOCOL} to {PROTOCOL}; upgrade it"
+        return Refuse("session.protocol", text, is_final=True)
+    if count >= SESSIONS_LIMIT:
+        return Refuse("limit.too-many", f"{SESSIONS_LIMIT} nodes are connected already")
+    if present is not None and (present.agent, present.boot_id) != (hello.agent, hello.boot_id):  # data folder and host
+        text = f"another agent is connected as {hello.node}; give each agent its own `node` name"
+        return Refuse("node.name-taken", text)
+    return None
 
 
 class Line:
@@ -126,7 +150,8 @@ class Registrar:
     async def _write(self, batch: list[tuple[Sequence[Operation], asyncio.Future[None]]]) -> None:
         try:
             operations = [operation for part, _ in batch for operation in part]
-            await self._snapshot.reach(await self._writer.write(operations))
+            async with self._writer.runs:  # no plan is under way that takes them for lost: orders would be out of date
+                await self._snapshot.reach(await self._writer.write(operations))
         except StoreError as error:
             self._fail(batch, error)
             raise

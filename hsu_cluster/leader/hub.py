@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hsu_cluster.leader.admission import Line, Registrar, Storm
+from hsu_cluster.leader.admission import Line, Registrar, Storm, refusal
 from hsu_cluster.leader.identity import Identity
+from hsu_cluster.leader.leases import Leases
 from hsu_cluster.leader.node_records import record_of, welcome_to
 from hsu_cluster.leader.session import Session
 from hsu_cluster.leader.snapshot import Snapshot
@@ -25,15 +26,13 @@ from hsu_cluster.planning.failover import NodeVerdicts, judge_nodes, mass_loss, 
 from hsu_cluster.planning.returns import has_claims, is_awaited
 from hsu_core.model.assignment import Assignment
 from hsu_core.model.errors import NodeUnreachable, StoreError
-from hsu_core.model.ids import InstanceId, is_node_name
+from hsu_core.model.ids import InstanceId
 from hsu_core.model.node import NodeState, NodeTimes
 from hsu_core.runtime.sockets import Socket
 from hsu_core.store.base import Operation, Put
 from hsu_core.wire import keys
 from hsu_core.wire.codec import encode
 from hsu_core.wire.frames import (
-    OLDEST_PROTOCOL,
-    PROTOCOL,
     Goodbye,
     Hello,
     Queued,
@@ -43,9 +42,6 @@ from hsu_core.wire.frames import (
 )
 
 log = logging.getLogger(__name__)
-
-SESSIONS_LIMIT = 10_000
-"""Agents of one master: twice the 5,000 of the design."""
 
 QUEUED_EVERY_S = 4.0
 """How often an agent in the line is told that it waits: it gives up after 10 s without a word."""
@@ -71,7 +67,9 @@ class Hub:
         times: NodeTimes,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        leases: Leases,
     ) -> None:
+        self.leases = leases
         self._snapshot = snapshot
         self._writer = writer
         self._term = term
@@ -107,6 +105,10 @@ class Hub:
     def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
         """Return key and plain tree of an assignment's specification (tree None: not here)."""
         return self._snapshot.order_spec(assignment)
+
+    def may_acknowledge(self, session: Session) -> bool:
+        """Return whether a beat of the session may be acknowledged: to a node that is given up, none is."""
+        return self._sessions.get(session.node) is session and self.leases.prolong(session.node)
 
     async def take_report(self, session: Session, report: Report) -> None:
         """Keep what an agent observed; a session that was replaced has no say any more."""
@@ -211,24 +213,9 @@ class Hub:
         session.last_frame_s = self._monotonic()
 
     def _refusal(self, hello: Hello) -> Refuse | None:
-        if not is_node_name(hello.node):
-            return Refuse("input.node", f"{hello.node[:80]!r} cannot name a node", is_final=True)
-        if hello.protocol < OLDEST_PROTOCOL:
-            return Refuse(
-                "session.protocol",
-                f"the agent speaks protocol {hello.protocol}, this master {OLDEST_PROTOCOL} to {PROTOCOL}; upgrade it",
-                is_final=True,
-            )
-        if len(self._sessions) >= SESSIONS_LIMIT:
-            return Refuse("limit.too-many", f"{SESSIONS_LIMIT} nodes are connected already")
         other = self._sessions.get(hello.node)
-        is_stranger = other is not None and _origin(other.hello) != _origin(hello)
-        if other is not None and is_stranger and self._monotonic() - other.last_frame_s < 2 * self._times.beat_s:
-            return Refuse(
-                "node.name-taken",
-                f"another agent is connected as {hello.node}; give each agent its own `node` name",
-            )
-        return None
+        is_taken = other is not None and self._monotonic() - other.last_frame_s < self._times.ttl_s
+        return refusal(hello, len(self._sessions), other.hello if other is not None and is_taken else None)
 
     async def _register(self, hello: Hello) -> None:
         now_s = self._clock()
@@ -325,11 +312,11 @@ class Hub:
                 await turns.enter_async_context(self._turn(name))
             still_silent = set(self._judge().lost)  # one may have spoken while we waited
             lost = [name for name in names if name in still_silent]
-            for name in lost:
-                session = self._sessions.pop(name, None)
-                if session is not None:
-                    self._silent_since_s[name] = session.last_frame_s
-                    await session.close()
+            ended = [session for name in lost if (session := self._sessions.pop(name, None)) is not None]
+            for session in ended:  # none of them is acknowledged anything from here on
+                self._silent_since_s[session.node] = session.last_frame_s
+            for session in ended:
+                await session.close()
             await self._set_states(lost, NodeState.LOST, f"silent for {self._times.ttl_s:g} s")
             self.statuses.lose(lost)
 
@@ -381,8 +368,3 @@ class Hub:
     async def close(self) -> None:
         """End every session: the agents look for the next leader."""
         await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
-
-
-def _origin(hello: Hello) -> tuple[str, str]:
-    """Return what tells two agents of one name apart: their data folder and host."""
-    return hello.agent, hello.boot_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
@@ -54,7 +54,9 @@ class PlannerLoop:
         progress: Callable[[], None],
         interval_s: float,
         on_plan: Callable[[Plan, Collection[AppId] | None], None],
+        leases: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self._leases = leases
         self._snapshot = snapshot
         self._writer = writer
         self._wake = wake
@@ -97,7 +99,7 @@ class PlannerLoop:
         """Plan and apply once; return when time alone asks for the next plan, on the monotonic clock."""
         clock_s = self._clock()
         view = self._snapshot.view()
-        plan = with_rebalance(reconcile(view, clock_s, apps=apps), view, clock_s)
+        plan = with_rebalance(reconcile(view, clock_s, apps=apps, leases=self._leases()), view, clock_s)
         self.last_plan = plan
         self._on_plan(plan, apps)
         if plan.actions:

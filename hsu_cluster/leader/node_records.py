@@ -23,6 +23,7 @@ def record_of(hello: Hello, now_s: float, held_by: str) -> NodeRecord:
         reason=f"holds the work of cluster {held_by}; see doctor accept-restore" if held_by else "",
         host=hello.host,
         held_by=held_by,
+        fence=hello.fence,
     )
 
 

@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 
 from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.identity import Identity
+from hsu_cluster.leader.leases import Leases
 from hsu_cluster.leader.loop import PlannerLoop
 from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
@@ -256,7 +257,7 @@ class LeaderService:
             lambda lease: encode(replace(self._advert, lease_ttl_s=lease.ttl_s)),
             ttl_s,
             progress_limit_s=ttl_s,
-            monotonic=self._monotonic,
+            monotonic=self._ambient.boottime,  # a leader that slept with its host has lost its lease
             uniform=self._ambient.uniform,
         ) as campaign:
             while not self._is_stopping:
@@ -292,6 +293,13 @@ class LeaderService:
         await snapshot.load()
         identity = Identity(self._store, snapshot, writer, leadership, clock=self._clock, token=self._ambient.token)
         await identity.establish()
+        leases = Leases(
+            snapshot,
+            self._times.nodes.ttl_s,
+            self._monotonic,
+            lambda: not leadership.is_presumed_lost(self._ambient.boottime()),
+            leadership.deposed_ttl_s,
+        )
         hub = Hub(
             snapshot,
             writer,
@@ -301,6 +309,7 @@ class LeaderService:
             times=self._times.nodes,
             clock=self._clock,
             monotonic=self._monotonic,
+            leases=leases,
         )
         traffic = Traffic(
             snapshot, writer, clock=self._clock, monotonic=self._monotonic, allow_templates=self._allow_templates
@@ -314,6 +323,7 @@ class LeaderService:
             progress=leadership.progress,
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
             on_plan=traffic.take,
+            leases=leases.of_lost_nodes,
         )
         measurer = Measurer(snapshot, writer, clock=self._clock, can_execute=self._can_execute)
         self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))

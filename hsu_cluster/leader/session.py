@@ -77,6 +77,10 @@ class SessionHost(Protocol):
         """Return the store revision of the view."""
         ...
 
+    def may_acknowledge(self, session: Session) -> bool:
+        """Return whether a beat may be acknowledged now, which prolongs the lease of the node."""
+        ...
+
     async def take_report(self, session: Session, report: Report) -> None:
         """Keep what the agent observed."""
         ...
@@ -212,12 +216,14 @@ class Session:
     async def _send(self) -> None:
         while True:
             while not self._outgoing.empty():
-                await self._write(self._outgoing.get_nowait())
+                frame = self._outgoing.get_nowait()
+                if not isinstance(frame, BeatAck) or self._host.may_acknowledge(self):
+                    await self._write(frame)
             if not self._has_sent_all and self._host.is_deciding(self):
                 await self._wake.wait(DECISION_LOOK_S)
                 continue
-            for frame in self._due_orders():
-                await self._write(frame)
+            for orders in self._due_orders():
+                await self._write(orders)
             self.reported = {}
             if self.has_reported:
                 self._host.settled(self)

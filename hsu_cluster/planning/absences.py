@@ -14,7 +14,7 @@ from hsu_core.model.spec import WorkerSpec
 
 
 def move_off_lost_nodes(mover: Mover, slots: list[Slot]) -> None:
-    """Place slots of lost or removed nodes elsewhere; strict ones only when the node was removed."""
+    """Place slots of lost or removed nodes elsewhere; strict ones only once they surely run there no more."""
     draft = mover.draft
     moving: dict[str, list[Slot]] = {}
     braked = 0
@@ -26,15 +26,10 @@ def move_off_lost_nodes(mover: Mover, slots: list[Slot]) -> None:
             moving.setdefault(f"node {node} was removed", []).append(slot)
         elif slot.desired.is_stopped:
             continue
-        elif mover.is_strict:
-            draft.wait(
-                str(slot.instance),
-                "strict.unfenced",
-                f"{slot.instance} is strict and node {node} is lost, so it may still be running there; it is "
-                f"placed elsewhere when {node} returns or is removed (`hsu-cluster node remove {node}`)",
-            )
         elif node in draft.brake.nodes:
             braked += 1
+        elif mover.is_strict and (unfenced := draft.why_unfenced(node)) is not None:
+            draft.wait(str(slot.instance), unfenced[0], _unfenced(slot, node, *unfenced))
         else:
             moving.setdefault(f"node {node} is lost", []).append(slot)
     if braked:
@@ -48,6 +43,13 @@ def move_off_lost_nodes(mover: Mover, slots: list[Slot]) -> None:
         )
     for why in sorted(moving):
         mover.place(moving[why], why)
+
+
+def _unfenced(slot: Slot, node: str, code: str, why: str) -> str:
+    head = f"{slot.instance} is strict and may still be running on node {node}, which is lost: {why}"
+    if code == "strict.lease":
+        return f"{head}; it is placed elsewhere then"
+    return f"{head}; it is placed elsewhere when {node} returns or is removed (`hsu-cluster node remove {node}`)"
 
 
 # --- missing -------------------------------------------------------------------------------------
@@ -121,11 +123,16 @@ def _meets(condition: str, held: Assignment, status: InstanceStatus | None, spec
 
 
 def _old_copy(draft: Draft, slot: Slot) -> InstanceStatus | None:
-    """Return a status that cannot exclude a live process of the slot on a node that was not removed."""
+    """Return a status that cannot exclude a live process of the slot on a node that was not removed.
+
+    On a lost node nothing strict is left once its lease is over, whatever the status says.
+    """
     statuses = draft.statuses.get(slot.instance, {})
     for node in sorted(statuses):
         record = draft.view.nodes.get(node)
-        if record is not None and (record.state is not NodeState.READY or not has_ended(statuses[node])):
+        if record is None or (record.state is NodeState.READY and has_ended(statuses[node])):
+            continue
+        if record.state is not NodeState.LOST or draft.why_unfenced(node) is not None:
             return statuses[node]
     return None
 

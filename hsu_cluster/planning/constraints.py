@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from hsu_core.model.node import NodeRecord
-from hsu_core.model.spec import Constraint, Pairs
+from hsu_core.model.spec import Constraint, Guarantee, Pairs, WorkerSpec
 
 OPERATORS = ("==", "!=", "<", ">", "<=", ">=", "=~", "in", "not-in", "exists")
 
@@ -24,6 +24,9 @@ SUBJECT_LIMIT = 256
 
 REPEAT_LIMIT = 3
 """Most unbounded repeats in one expression: the work grows with length ** repeats (256 ** 3 / 6 steps at worst)."""
+
+CAN_FENCE = Constraint("node.fence", "==", "yes")
+"""What `guarantee: strict` asks of a node: that it ends the worker by itself before the cluster gives its slot away."""
 
 _LABEL_PREFIX = "node.labels."
 _DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
@@ -38,7 +41,20 @@ def node_facts(record: NodeRecord, extra_labels: Pairs = ()) -> dict[str, str]:
     facts["node.os"] = record.os
     facts["node.arch"] = record.arch
     facts["node.version"] = record.version
+    facts["node.fence"] = "no" if fence_why(record) else "yes"
+    facts["node.fence-why"] = fence_why(record)
     return facts
+
+
+def fence_why(record: NodeRecord) -> str:
+    """Return why a node cannot end its strict workers by itself; empty if it can."""
+    return "its agent is of a release that cannot" if record.fence is None else record.fence
+
+
+def constraints_of(spec: WorkerSpec) -> tuple[Constraint, ...]:
+    """Return the conditions of a worker: its own, and that its node can fence if it is strict."""
+    own = spec.placement.constraints
+    return own if spec.guarantee is not Guarantee.STRICT else (*own, CAN_FENCE)
 
 
 def holds(constraint: Constraint, facts: Mapping[str, str]) -> bool:

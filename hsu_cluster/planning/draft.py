@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from hsu_cluster.planning.constraints import fence_why
 from hsu_cluster.planning.departure import Departure, departure_of
 from hsu_cluster.planning.failover import MassLoss, mass_loss
 from hsu_cluster.planning.node_table import NodeTable
@@ -31,11 +32,19 @@ from hsu_core.model.view import (
 
 WorkerName = tuple[AppId, str]
 
+NO_LEASES: Mapping[str, float] = {}
+
 
 class Draft:
-    """A plan in the making for `wanted` apps (None: all)."""
+    """A plan in the making for `wanted` apps (None: all).
 
-    def __init__(self, view: ClusterView, now_s: float, wanted: frozenset[AppId] | None) -> None:
+    `leases`: for lost nodes the seconds until the lease of each is surely over, where it is not.
+    """
+
+    def __init__(
+        self, view: ClusterView, now_s: float, wanted: frozenset[AppId] | None, leases: Mapping[str, float] = NO_LEASES
+    ) -> None:
+        self.leases = leases
         self.view = view
         self.now_s = now_s
         self.wanted = wanted
@@ -106,6 +115,23 @@ class Draft:
     def is_removed(self, node: str) -> bool:
         """Return whether somebody removed the node: it is promised that nothing runs there."""
         return node not in self.view.nodes and node not in self.view.unreadable_nodes
+
+    def why_unfenced(self, node: str) -> tuple[str, str] | None:
+        """Return code and reason why a strict worker may still run on a node that is lost; None: it does not.
+
+        It does not once the node's lease is over, which is before: its keeper has killed it then.
+        """
+        record = self.view.nodes.get(node)
+        if record is None:
+            return None if self.is_removed(node) else ("strict.unfenced", "its record cannot be read")
+        why = fence_why(record)
+        if why:
+            return "strict.unfenced", f"that cannot end it by itself: {why}"
+        left_s = self.leases.get(node, 0.0)
+        if record.state is NodeState.LOST and left_s <= 0:
+            return None
+        self.retry_at(self.now_s + left_s)
+        return "strict.lease", "its lease may not be over yet"
 
     def is_draining(self, node: str) -> bool:
         """Return whether a node is to be emptied."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hsu_cluster.planning.constraints import first_failing, node_facts
+from hsu_cluster.planning.constraints import constraints_of, first_failing, node_facts
 from hsu_cluster.planning.failover import cooling_until_s
 from hsu_core.model.assignment import Assignment, Ports
 from hsu_core.model.ids import AppId, InstanceId
@@ -269,7 +269,7 @@ class NodeTable:
             dynamic_ports=len(spec.ports) - len(fixed),
             max_per_node=spec.placement.max_per_node,
             conflicts=tuple((app.namespace, app.app, other) for other in sorted(others)),
-            constraints=spec.placement.constraints,
+            constraints=constraints_of(spec),
             seed=zlib.crc32(f"{app.namespace}/{app.app}/{spec.id}.".encode()),
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hsu_cluster.planning.constraints import fault, first_failing
+from hsu_cluster.planning.constraints import CAN_FENCE, fault, first_failing
 from hsu_cluster.planning.node_table import Demand, Filter, NodeEntry, NodeTable, dynamic_ports_free, misfit
 from hsu_core.model.quantity import format_cpu, format_size
 
@@ -32,7 +32,7 @@ def unplaced_reason(
         if entry.closed_why:
             closed.setdefault(entry.closed_why, []).append(entry)
         elif (constraint := first_failing(demand.constraints, entry.facts)) is not None:
-            why = fault(constraint)
+            why = entry.facts["node.fence-why"] if constraint == CAN_FENCE else fault(constraint)
             unmatched.setdefault(f"`{constraint}`" + (f" ({why})" if why else ""), []).append(entry)
         elif (lacking := misfit(entry, demand)) is not None:
             misfits.setdefault(lacking, []).append(entry)

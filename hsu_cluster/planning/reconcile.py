@@ -9,11 +9,11 @@ worker's slots are moved, replaced in waves and placed (`waves`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from hsu_cluster.planning.departures import plan_drops, plan_forgotten
-from hsu_cluster.planning.draft import Draft
+from hsu_cluster.planning.draft import NO_LEASES, Draft
 from hsu_cluster.planning.layout import Layout
 from hsu_cluster.planning.rollout import plan_rollout
 from hsu_cluster.planning.wave_set import with_helpers
@@ -23,14 +23,21 @@ from hsu_core.model.rollout import Rollout, Stage
 from hsu_core.model.view import ClusterView, DropRollout, DropRun, Plan, PutRollout
 
 
-def reconcile(view: ClusterView, now_s: float, *, apps: Collection[AppId] | None = None) -> Plan:
+def reconcile(
+    view: ClusterView,
+    now_s: float,
+    *,
+    apps: Collection[AppId] | None = None,
+    leases: Mapping[str, float] = NO_LEASES,
+) -> Plan:
     """Return what to do now for `apps` (None: all), and what is waited for.
 
-    Scale-down drops the highest slots, so that slots stay numbered 0..n-1. Raises Bug when an
+    `leases`: for lost nodes the seconds until the lease of each is surely over, where it is not: until then strict
+    workers may run there. Scale-down drops the highest slots, so that slots stay numbered 0..n-1. Raises Bug when an
     assignment is newer than the view: such a view was not built from the store.
     """
     wanted = None if apps is None else frozenset(apps)
-    draft = Draft(view, now_s, wanted)
+    draft = Draft(view, now_s, wanted, leases)
     layouts: list[Layout] = []
     rollouts: dict[AppId, Rollout] = {}
     for app in sorted(view.held if wanted is None else view.held & wanted):

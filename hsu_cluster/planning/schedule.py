@@ -229,17 +229,17 @@ def _place_group(
 def _sources(table: NodeTable, request: PlacementRequest, group: _Group) -> Iterator[_Pool | _Spread]:
     """Yield where nodes come from: those without a flaw; then, for who cannot wait, those that cool down or failed."""
     placement, avoided = request.spec.placement, request.avoided
-    chosen = table.domains(placement.constraints, placement.spread)
+    chosen = table.domains(group.demand.constraints, placement.spread)
     yield group.source(without(chosen, avoided), 0)
     if request.is_patient:
         return
     if table.cooling_until_s is not None:
-        cooling = table.domains(placement.constraints, placement.spread, is_cooling=True)
+        cooling = table.domains(group.demand.constraints, placement.spread, is_cooling=True)
         yield group.source(without(cooling, avoided), 0)
     if avoided:
         entries = [entry for name in sorted(avoided) if (entry := table.by_name.get(name)) is not None]
-        fitting = set(table.eligible(placement.constraints)) | set(
-            table.eligible(placement.constraints, is_cooling=True)
+        fitting = set(table.eligible(group.demand.constraints)) | set(
+            table.eligible(group.demand.constraints, is_cooling=True)
         )
         yield group.pool([entry for entry in entries if entry in fitting])
 

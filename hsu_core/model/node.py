@@ -53,6 +53,8 @@ class NodeRecord:
     `host`: what it has to hold limits with; None: its agent does not tell. `lost_at` and `back_at`: when it was last
     lost without a good-bye and when it came back from that (0: never); `flaps`: how many times in a row. `held_by`: the
     other incarnation of the cluster that its workers belong to; it obeys no orders until a restore is accepted.
+    `fence`: empty if this node ends its strict workers by itself before it counts as lost, else why it cannot; None:
+    its agent does not tell, so it cannot.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NodeRecord:
     back_at: float = 0.0
     flaps: int = 0
     held_by: str = ""
+    fence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @dataclass(frozen=True, slots=True)
 class Ambient:
     """Clocks in seconds and sources of chance.
 
-    `wall` counts from 1970 and may jump; `monotonic` never goes back. `uniform(low, high)` spreads waits; `token(n)`
+    `wall` counts from 1970 and may jump; `monotonic` never goes back; `boottime` neither, and it goes on while the
+    host sleeps. `uniform(low, high)` spreads waits; `token(n)`
     returns `n` unguessable bytes in hex digits, which nobody else has.
     """
 
@@ -25,6 +30,7 @@ class Ambient:
     monotonic: Callable[[], float] = time.monotonic
     uniform: Callable[[float, float], float] = random.uniform
     token: Callable[[int], str] = secrets.token_hex
+    boottime: Callable[[], float] = _boottime
 
 
 REAL = Ambient()

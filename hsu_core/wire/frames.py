@@ -44,6 +44,7 @@ class Hello:
 
     `agent` is the identity that its data folder keeps ("": a release that does not tell): two agents of one
     name differ in it even on one host. `host`: what it has to hold limits with (None: a release that does not tell).
+    `fence`: why it cannot fence strict workers, empty if it can (None: a release that cannot).
     """
 
     node: str
@@ -61,6 +62,7 @@ class Hello:
     host: HostLayout | None = None
     revision: int = 0
     workers: int = 0
+    fence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +110,17 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """I am alive. `sent_at` is the agent's monotonic clock, echoed back."""
+    """I am alive. `sent_at` is the agent's CLOCK_BOOTTIME in seconds, echoed back: its lease counts from there."""
 
     sent_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class BeatAck:
-    """The leader heard the beat of `sent_at`; the store is at `revision` at least (0: a release that does not tell)."""
+    """The leader heard the beat of `sent_at`, and leads: until its TTL after that this node keeps what is its own.
+
+    The store is at `revision` at least (0: a release that does not tell).
+    """
 
     sent_at: float
     term: int

@@ -44,7 +44,7 @@ from hsu_core.wire.unmanaged_convert import convert_unmanaged
 _CONSTRAINT = re.compile(
     r"(?P<key>[A-Za-z0-9_][A-Za-z0-9_./-]*)\s*(?P<operator>==|!=|<=|>=|=~|<|>|=|\bnot-in\b|\bin\b|\bexists\b)\s*(?P<operand>.*)"
 )
-_NODE_KEYS = ("node.name", "node.os", "node.arch", "node.version")
+_NODE_KEYS = ("node.name", "node.os", "node.arch", "node.version", "node.fence")
 _OPERAND_LIMIT = 200
 """Longest right side of a constraint: a longer regular expression is not one a person wrote."""
 
@@ -232,10 +232,12 @@ def _on_return(model: WorkerModel, path: Path, found: FaultList) -> OnReturn:
 
 def _guarantee(model: WorkerModel, path: Path, found: FaultList) -> Guarantee:
     if model.guarantee == "strict":
-        found.warn(
-            (*path, "guarantee"),
-            "this version has no fence: an instance on a lost node waits until the node returns or is removed",
-            "remove a node that will not return with `hsu-cluster node remove`",
-        )
+        unit = model.unit.unmanaged if model.unit is not None else None
+        if unit is not None:
+            found.fault(
+                (*path, "guarantee"),
+                "a process that somebody else starts cannot be strict: it is in no group that could be ended",
+                "write available, or start it with a managed unit",
+            )
         return Guarantee.STRICT
     return Guarantee.AVAILABLE

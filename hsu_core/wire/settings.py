@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from hsu_core.model import fencing
 from hsu_core.model.errors import InvalidManifest, InvalidSettings
 from hsu_core.model.node import DEFAULT_TIMES, NodeTimes
 from hsu_core.model.rebalance import DEFAULT_RULES, RebalanceRules
@@ -42,9 +43,6 @@ from hsu_core.wire.fields import (
 )
 from hsu_core.wire.tree import Document
 from hsu_core.wire.yaml_text import load_document
-
-BEATS_PER_TTL = 3
-"""A node is lost after three beats at the earliest: one lost and one late frame are no failure."""
 
 LEADER_TTL_LEAST_S = 2.0
 """etcd grants no shorter lease: 1.5 times its election timeout of 1 s, rounded up."""
@@ -254,11 +252,13 @@ def _node_times(model: _Master, found: FaultList) -> NodeTimes:
     beat, ttl = ".".join(paths["beat"]), ".".join(paths["ttl"])
     if beat_s < 0.05:
         found.fault(paths["beat"], f"{beat_s:g} s is too often", "write 50ms or more")
-    if ttl_s < BEATS_PER_TTL * beat_s:
+    if ttl_s < fencing.shortest_ttl_s(beat_s):
         found.fault(
             paths["ttl"],
-            f"{ttl} of {ttl_s:g} s is below {BEATS_PER_TTL} x {beat} ({beat_s:g} s)",
-            f"write {BEATS_PER_TTL * beat_s:g}s or more, or lower {beat}",
+            f"{ttl} of {ttl_s:g} s is too short for {beat} of {beat_s:g} s: one beat, two answers of up to "
+            f"{fencing.call_timeout_s(ttl_s):g} s, {fencing.kill_budget_s(ttl_s):g} s to end strict workers and "
+            f"{fencing.margin_s(ttl_s):g} s of margin have to fit in",
+            f"write {fencing.shortest_ttl_s(beat_s):g}s or more, or lower {beat}",
         )
     suspect_s = _first(said.suspect, ttl_s / 2)
     if said.suspect is not None and not BEATS_PER_SUSPICION * beat_s <= suspect_s < ttl_s:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hsu_agent.planning import health as health_rules
 from hsu_agent.planning import observed as changes
-from hsu_agent.planning import reconcile, restart
+from hsu_agent.planning import reconcile, reported, restart
 from hsu_agent.planning.health import Outcome, ProbeKind
 from hsu_agent.planning.observed import Desired, Fault, Observed, Process
 from hsu_core.model.assignment import LastExit
@@ -201,13 +201,13 @@ def test_a_breaker_opens_lets_one_start_through_on_trial_and_closes_when_that_la
     assert actions(wanted, opened, 102.0) == ()
     assert actions(wanted, opened, 103.0) == (reconcile.Spawn(WEB, wanted),)
     trial = changes.spawned(opened, wanted, PROCESS, 103.0, 0.0)
-    assert changes.status_of(trial, wanted, "n").breaker == "half-open"
+    assert reported.status_of(trial, wanted, "n").breaker == "half-open"
     again = crash(trial, 104.0)
     assert (again.breaker, again.next_start_s) == (BreakerPhase.OPEN, 204.0)
     trial = changes.spawned(again, wanted, PROCESS, 204.0, 0.0)
     assert actions(wanted, trial, 233.9) == ()
     assert actions(wanted, trial, 234.0) == (reconcile.CloseBreaker(WEB),)
-    assert changes.status_of(changes.stable(trial), wanted, "n").breaker == ""
+    assert reported.status_of(changes.stable(trial), wanted, "n").breaker == ""
 
 
 def test_ends_outside_of_the_window_do_not_open_the_breaker() -> None:
@@ -446,6 +446,6 @@ def test_the_same_view_gives_the_same_plan_in_one_order(count: int) -> None:
 @pytest.mark.parametrize("state", [State.REGISTERED, State.FAILED, State.STOPPED, State.RESTARTING])
 def test_a_status_tells_of_processes_until_the_tree_is_proven_empty(state: State) -> None:
     held = Observed(WEB, state=state, is_tree_empty=False)
-    assert changes.status_of(held, desired(), "node-1").has_processes
-    assert not changes.status_of(changes.tree_empty(held, 1.0), desired(), "node-1").has_processes
-    assert changes.status_of(running(), desired(), "node-1").has_processes
+    assert reported.status_of(held, desired(), "node-1").has_processes
+    assert not reported.status_of(changes.tree_empty(held, 1.0), desired(), "node-1").has_processes
+    assert reported.status_of(running(), desired(), "node-1").has_processes

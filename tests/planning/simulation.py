@@ -229,8 +229,12 @@ class Cluster:
     # --- nodes -------------------------------------------------------------------------------
 
     def set_state(self, node: str, state: NodeState) -> None:
-        """Mark a node; its processes go on whatever the cluster thinks."""
-        self.nodes[node] = replace(self.nodes[node], state=state)
+        """Mark a node; its processes go on whatever the cluster thinks, but strict ones end where it can fence."""
+        record = self.nodes[node] = replace(self.nodes[node], state=state)
+        for (_, where), process in self.processes.items():
+            is_strict = self.spec_of(process.order).guarantee is Guarantee.STRICT
+            if where == node and is_strict and state is NodeState.LOST and record.fence == "":
+                process.state, process.is_ready = State.RESTARTING, False
         self.touch()
 
     def remove_node(self, node: str) -> None:
@@ -286,7 +290,9 @@ class Cluster:
         )
         is_judged = old is None or old.node != new.node or old.revision != new.revision
         assert not (limit and is_judged and mates > limit), (new.instance, mates)
-        if old is not None and old.node != new.node and old.node in self.nodes:
+        was_on = self.nodes.get(old.node) if old is not None else None
+        is_fenced = was_on is not None and was_on.state is NodeState.LOST and was_on.fence == ""
+        if old is not None and old.node != new.node and was_on is not None and not is_fenced:
             assert spec.guarantee is not Guarantee.STRICT, f"{new.instance} is strict and moved in one step"
 
     def check_strict(self) -> None:

@@ -288,14 +288,59 @@ def test_instances_of_a_lost_node_are_placed_elsewhere_at_once() -> None:
     assert (order.node, order.epoch) == ("b", 101)
 
 
-def test_a_strict_instance_of_a_lost_node_waits_until_the_node_is_removed() -> None:
+@pytest.mark.parametrize("fence", [None, "no cgroups"])
+def test_a_strict_instance_of_a_lost_node_that_cannot_fence_waits_until_the_node_is_removed(fence: str | None) -> None:
     revision = make_revision(1, make_worker(guarantee=Guarantee.STRICT))
-    nodes = _with_states(a=NodeState.LOST, b=NodeState.READY)
+    nodes = [make_node("a", state=NodeState.LOST, fence=fence), make_node("b")]
     lost = reconcile(make_view(revision, nodes=nodes, assignments=_running(1)), NOW_S)
     assert lost.actions == ()
     assert _codes(lost) == ["strict.unfenced"]
+    assert (fence or "its agent is of a release that cannot") in lost.waiting[0].text
     removed = reconcile(make_view(revision, nodes=nodes[1:], assignments=_running(1)), NOW_S)
     assert _puts(removed)["shop/web.0"].node == "b"
+
+
+def test_a_strict_instance_of_a_lost_node_that_can_fence_moves_once_its_lease_is_surely_over() -> None:
+    revision = make_revision(1, make_worker(guarantee=Guarantee.STRICT))
+    view = make_view(revision, nodes=_with_states(a=NodeState.LOST, b=NodeState.READY), assignments=_running(1))
+    early = reconcile(view, NOW_S, leases={"a": 2.5})
+    assert early.actions == ()
+    assert (_codes(early), early.retry_at_s) == (["strict.lease"], NOW_S + 2.5)
+    order = _puts(reconcile(view, NOW_S))["shop/web.0"]
+    assert (order.node, order.epoch) == ("b", 101)
+
+
+def test_a_strict_slot_without_an_order_is_placed_whatever_a_lost_node_said_of_it_last() -> None:
+    revision = make_revision(1, make_worker(guarantee=Guarantee.STRICT))
+    old = make_status(make_assignment(slot("web", 0), "a"), State.UNKNOWN)
+    view = make_view(revision, nodes=_with_states(a=NodeState.LOST, b=NodeState.READY), statuses=[old])
+    early = reconcile(view, NOW_S, leases={"a": 1.0})
+    assert (early.actions, _codes(early)) == ((), ["strict.old-copy"])
+    assert _puts(reconcile(view, NOW_S))["shop/web.0"].node == "b"
+    away = make_view(revision, nodes=_with_states(a=NodeState.LEFT, b=NodeState.READY), statuses=[old])
+    assert reconcile(away, NOW_S).actions == ()
+
+
+def test_the_brake_of_mass_loss_holds_strict_instances_too() -> None:
+    states = {name: NodeState.LOST if name in "abc" else NodeState.READY for name in "abcdefghi"}
+    revision = make_revision(1, make_worker(guarantee=Guarantee.STRICT))
+    plan = reconcile(make_view(revision, nodes=_with_states(**states), assignments=_running(1)), NOW_S)
+    assert (plan.actions, _codes(plan)) == ((), ["failover.brake"])
+
+
+def test_a_strict_worker_goes_to_no_node_that_cannot_fence_and_is_told_why() -> None:
+    revision = make_revision(1, make_worker(guarantee=Guarantee.STRICT))
+    nodes = [make_node("a", fence=None), make_node("b", fence="no cgroup v2")]
+    plan = reconcile(make_view(revision, nodes=nodes), NOW_S)
+    assert plan.actions == ()
+    assert plan.unplaced[slot("web", 0)] == (
+        "1 of 2 nodes does not match `node.fence == yes` (its agent is of a release that cannot); "
+        "1 of 2 nodes does not match `node.fence == yes` (no cgroup v2)"
+    )
+    nodes.append(make_node("c"))
+    assert _puts(reconcile(make_view(revision, nodes=nodes), NOW_S))["shop/web.0"].node == "c"
+    plain = make_view(make_revision(1, make_worker()), nodes=nodes[:1])
+    assert _puts(reconcile(plain, NOW_S))["shop/web.0"].node == "a"
 
 
 def test_instances_of_a_node_that_left_stay() -> None:

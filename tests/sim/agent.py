@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from hsu_agent.fence import Fence
 from hsu_agent.launch import Preparer
 from hsu_agent.ledger import Ledger
 from hsu_agent.loop import Supervisor
@@ -19,6 +20,7 @@ from hsu_core.model.ids import InstanceId
 from hsu_core.runtime.ambient import Ambient
 from hsu_core.runtime.settings import AgentSettings
 from hsu_core.wire.frames import Hello
+from tests.sim.guard import SimGuard
 from tests.sim.host import SimHost
 from tests.sim.net import End, Net
 from tests.sim.virtual import Program
@@ -70,6 +72,7 @@ class SimAgent:
         self._net = net
         self._rng = rng
         self._makers = make_ledger, make_supervisor, make_sync
+        self._guard = SimGuard(host, rng)
         self._ledger: Ledger | None = None
         self._starting: asyncio.TimerHandle | None = None
         folder.mkdir(mode=0o700)
@@ -96,8 +99,10 @@ class SimAgent:
     async def _run(self, program: Program) -> None:
         host, folder = self.host, self._settings.data_dir
         make_ledger, make_supervisor, make_sync = self._makers
-        ambient = Ambient(host.wall, host.loop.time, self._rng.uniform, lambda n: self._rng.randbytes(n).hex())
+        now = host.loop.time
+        ambient = Ambient(host.wall, now, self._rng.uniform, lambda n: self._rng.randbytes(n).hex(), now)
         ledger = self._ledger = make_ledger(folder, ambient)
+        fence = Fence(self._guard, str, ambient=ambient)
         metrics, output = AgentMetrics(), NoOutput()
         async with asyncio.TaskGroup() as tasks:
             supervisor = self.supervisor = make_supervisor(
@@ -109,12 +114,19 @@ class SimAgent:
                 metrics=metrics,
                 tasks=tasks,
                 ambient=ambient,
+                fence=fence,
             )
             supervisor.load()
             if any(found.is_alive for found in supervisor.observed.values()):
                 self.reach("an agent adopts its workers")
             hello = Hello(
-                self.name, host.capacity(), os=host.os, arch=host.arch, address=self.name, boot_id=host.boot_id
+                self.name,
+                host.capacity(),
+                os=host.os,
+                arch=host.arch,
+                address=self.name,
+                boot_id=host.boot_id,
+                fence=fence.why_not,
             )
             sync = make_sync(
                 settings=self._settings,
@@ -125,6 +137,7 @@ class SimAgent:
                 metrics=metrics,
                 dialing=lambda: self._dialing(program),
                 ambient=ambient,
+                fence=fence,
             )
             await sync.run(asyncio.Event())
 

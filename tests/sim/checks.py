@@ -39,6 +39,7 @@ REACHABLE = frozenset(
         "a node comes back", "a slot moves off a lost node", "an agent adopts its workers", "a host loses power",
         "an answer is lost after the commit", "a watch lists again", "a request is asked again and was done",
         "a worker ends by itself", "a worker is killed with its tree", "a start fails", "a strict worker is started",
+        "the keeper kills a strict worker",
         "a rollout replaces workers", "a slot is stopped on request", "the brake holds",
     }
 )  # fmt: skip

@@ -244,6 +244,10 @@ class SimHost:
         if not self.is_calm:
             self._ends(found, found.behaviour.code, None, "by itself")
 
+    def end(self, found: Running, why: str) -> None:
+        """Kill one process."""
+        self._ends(found, None, "SIGKILL", why)
+
     def kill_some(self, share: float) -> None:
         """End some of the processes by chance, as if somebody had."""
         for found in sorted(self.table.values(), key=lambda found: found.pid):

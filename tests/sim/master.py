@@ -85,7 +85,8 @@ class SimMaster:
         self.program.start(self._run(self.program, self.store), "master")
 
     async def _run(self, program: Program, store: View) -> None:
-        ambient = Ambient(self.wall, self._loop.time, self._rng.uniform, lambda n: self._rng.randbytes(n).hex())
+        now = self._loop.time
+        ambient = Ambient(self.wall, now, self._rng.uniform, lambda n: self._rng.randbytes(n).hex(), now)
         while True:
             try:
                 await ensure_cluster(store, self.wall())

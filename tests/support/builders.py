@@ -106,6 +106,7 @@ def make_node(
     os: str = "linux",
     arch: str = "x86_64",
     version: str = "1.0.0",
+    fence: str | None = "",
     **labels: str,
 ) -> NodeRecord:
     """Return a node; keyword arguments that are left are labels."""
@@ -117,6 +118,7 @@ def make_node(
         os=os,
         arch=arch,
         version=version,
+        fence=fence,
     )
 
 

@@ -54,6 +54,7 @@ class FakeMaster:
         self.beats = 0
         self.answer: frames.Redirect | frames.Refuse | None = None
         self.is_silent = False
+        self.acknowledged_at = 0.0
         self.is_withholding_orders = False
         self.queued = 0
         """Words to an agent in the line before it is let in."""
@@ -145,6 +146,7 @@ class FakeMaster:
         elif isinstance(frame, frames.Beat):
             self.beats += 1
             if not self.is_silent:
+                self.acknowledged_at = max(self.acknowledged_at, frame.sent_at)
                 await session.send(frames.BeatAck(frame.sent_at, self.term))
         elif isinstance(frame, frames.Goodbye):
             self.goodbyes.append(frame)

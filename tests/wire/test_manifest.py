@@ -257,10 +257,10 @@ def test_which_copy_stays_when_a_node_returns_is_kept() -> None:
         assert parse(manifest(worker(on_return=text))).spec.workers[0].on_return is OnReturn.KEEP_ORIGINAL
 
 
-def test_strict_guarantee_is_kept_with_a_warning() -> None:
+def test_strict_guarantee_is_kept_and_is_no_reason_to_warn() -> None:
     parsed = parse(manifest(worker(guarantee="strict")))
     assert parsed.spec.workers[0].guarantee is Guarantee.STRICT
-    assert "waits until the node returns or is removed" in parsed.warnings[0].text
+    assert parsed.warnings == ()
 
 
 def test_explicit_replicas_are_known() -> None:
