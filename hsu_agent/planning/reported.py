@@ -33,6 +33,7 @@ def status_of(observed: Observed, desired: Desired | None, node: str) -> Instanc
         busy_ports=observed.busy_ports if observed.order is desired else (),
         has_processes=_has_process(observed) or _may_start(observed, desired),
         breaker="" if observed.breaker is BreakerPhase.CLOSED else str(observed.breaker),
+        failures=observed.failures,
     )
 
 

@@ -116,7 +116,7 @@ class PlannerLoop:
         counts: Counter[tuple[AppId, str, str, str]] = Counter()
         for action in actions:
             if isinstance(action, PutAssignment):
-                code = "DrainForced" if action.forced_off else "Assigned"
+                code = "DrainForced" if action.forced_off else action.code
                 counts[action.assignment.instance.app_id, code, action.why, action.forced_off] += 1
             elif isinstance(action, DropAssignment):
                 code = "DrainForced" if action.forced_off else "Unassigned"

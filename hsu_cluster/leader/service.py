@@ -161,8 +161,9 @@ class LeaderService:
     async def serve_session(self, request: web.Request) -> web.StreamResponse:
         """Serve an agent; a standby tells it where the leader is."""
         socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT_BYTES, autoping=True, timeout=1.0)
-        await socket.prepare(request)
-        await self.serve(socket)
+        with contextlib.suppress(ConnectionError):  # it gave up while it waited to be accepted
+            await socket.prepare(request)
+            await self.serve(socket)
         return socket
 
     async def serve(self, socket: Socket) -> None:

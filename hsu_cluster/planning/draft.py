@@ -13,7 +13,7 @@ from hsu_cluster.planning.constraints import fence_why
 from hsu_cluster.planning.departure import Departure, departure_of
 from hsu_cluster.planning.failover import MassLoss, mass_loss
 from hsu_cluster.planning.node_table import NodeTable
-from hsu_cluster.planning.slots import Desired
+from hsu_cluster.planning.slots import Desired, has_failed
 from hsu_cluster.planning.traffic import registered
 from hsu_core.model.assignment import Assignment, InstanceStatus, Ports
 from hsu_core.model.errors import Bug
@@ -31,6 +31,7 @@ from hsu_core.model.view import (
 )
 
 WorkerName = tuple[AppId, str]
+Avoided = tuple[tuple[str, float], ...]
 
 NO_LEASES: Mapping[str, float] = {}
 
@@ -66,9 +67,13 @@ class Draft:
             app = apps.get(name) or apps.setdefault(name, AppId(*name))
             if wanted is None or app in wanted:
                 self.statuses.setdefault(instance, {})[node] = status
+        self.with_failing: set[WorkerName] = set()
+        """Workers with an instance that has failed to start several times in a row."""
         self.with_busy_ports: set[WorkerName] = set()
         """Workers with an instance that cannot start because another program holds one of its ports."""
         for instance, found in self.statuses.items():
+            if any(has_failed(status) for status in found.values()):
+                self.with_failing.add((instance.app_id, instance.worker))
             if any(status.busy_ports for status in found.values()):
                 self.with_busy_ports.add((instance.app_id, instance.worker))
         self._puts: dict[InstanceId, PutAssignment] = {}
@@ -185,6 +190,8 @@ class Draft:
         is_extra: bool = False,
         replaces: str = "",
         beside: str = "",
+        avoided: Avoided = (),
+        code: str = "Assigned",
     ) -> None:
         """Write down a new or changed assignment. Room in the table is the caller's to reserve."""
         previous = self.view.assignments.get(instance)
@@ -192,6 +199,8 @@ class Draft:
         forced_off = "" if previous is None or previous.node == node else self._forced_off(previous)
         if previous is not None and _ends_process(previous, node, desired) and self._must_leave(instance):
             return
+        if previous is not None and previous.spec_hash == desired.spec_hash:
+            avoided = (*(one for one in previous.avoided if one[1] > self.now_s), *avoided)
         assignment = Assignment(
             instance,
             node,
@@ -204,8 +213,9 @@ class Draft:
             is_extra or (previous is not None and previous.is_extra),
             replaces,
             beside,
+            avoided,
         )
-        self._puts[instance] = PutAssignment(assignment, previous_epoch, why, forced_off)
+        self._puts[instance] = PutAssignment(assignment, previous_epoch, why, forced_off, code)
 
     def drop(self, assignment: Assignment, why: str) -> None:
         """Write down that a slot loses its assignment, and free its room: what this pass gave it before is void."""

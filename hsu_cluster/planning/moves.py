@@ -82,6 +82,18 @@ class Mover:
         """Return what one instance needs of a node."""
         return self.draft.table.demand(self.target.app, self.spec)
 
+    @cached_property
+    def avoided(self) -> frozenset[str]:
+        """Return the nodes where instances of what this worker is to run kept failing."""
+        draft, target = self.draft, self.target
+        return frozenset(
+            node
+            for assignment in draft.assigned.get((target.app, target.spec.id), {}).values()
+            if assignment.avoided and assignment.spec_hash == target.spec_hash
+            for node, until_s in assignment.avoided
+            if until_s > draft.now_s
+        )
+
     def keep(self, slot: Slot, why: str) -> bool:
         """Change the order of a slot and leave its process where and what it is. Returns whether it does.
 
@@ -148,6 +160,22 @@ class Mover:
         if held is not None:
             table.reserve(slot.instance, *held)
         return False
+
+    def demote(self, slot: Slot, until_s: float, why: str) -> bool:
+        """Move a slot off a node where it fails, and remember that. Returns whether it has another, better place."""
+        assignment, table = slot.assignment, self.draft.table
+        assert assignment is not None
+        avoided = self.avoided | {assignment.node}
+        held = table.release(slot.instance)
+        result = place(table, [PlacementRequest(self.spec, (slot.instance,), is_patient=True, avoided=avoided)])
+        if slot.instance not in result.placed:
+            if held is not None:
+                table.reserve(slot.instance, *held)
+            return False
+        node, ports = result.placed[slot.instance]
+        new = ((assignment.node, until_s),)
+        self.draft.put(slot.instance, node, slot.desired, ports, why, avoided=new, code="NodeDemoted")
+        return True
 
     def take_back(self, slot: Slot, original: InstanceStatus, why: str) -> bool:
         """Assign a slot to the node where its original still runs, with its ports. Returns whether that has room."""
@@ -219,7 +247,7 @@ class Mover:
             return 0
         table = self.draft.table
         held = {slot.instance: table.release(slot.instance) for slot in slots}
-        request = PlacementRequest(self.spec, tuple(slot.instance for slot in slots), is_patient)
+        request = PlacementRequest(self.spec, tuple(slot.instance for slot in slots), is_patient, self.avoided)
         result = place(table, [request])
         if result.unplaced and is_patient and table.cooling_until_s is not None:
             self.draft.retry_at(table.cooling_until_s)

@@ -18,6 +18,10 @@ ENDED = frozenset({State.STOPPED, State.FAILED, State.REGISTERED})
 """States without a process, in which nothing starts by itself."""
 
 
+FAILED_STARTS = 5
+"""Starts in vain in a row after which the node itself is suspected: with the usual back-off within about 15 s."""
+
+
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What a slot should run."""
@@ -106,6 +110,13 @@ def status_of(
 def has_ended(status: InstanceStatus) -> bool:
     """Return whether it is certain that no process of the instance is left on that node."""
     return status.state in ENDED and not status.has_processes
+
+
+def has_failed(status: InstanceStatus) -> bool:
+    """Return whether it does not start on its node: several times in a row in vain, or given up."""
+    if status.failures < FAILED_STARTS and status.state is not State.FAILED:
+        return False
+    return status.failures > 0 and not is_serving(status)
 
 
 def is_completed(status: InstanceStatus, spec: WorkerSpec) -> bool:

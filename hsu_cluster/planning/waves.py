@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hsu_cluster.planning.absences import give_other_ports, move_off_lost_nodes, place_missing
+from hsu_cluster.planning.demotion import move_off_failing_nodes
 from hsu_cluster.planning.draft import Draft
 from hsu_cluster.planning.layout import Layout, SlotSet
 from hsu_cluster.planning.leaving import force_off, leaving_slots, move_leaving
@@ -30,7 +31,8 @@ def plan_worker(draft: Draft, layout: Layout) -> None:
     """Write into `draft` what the slots of one worker need now."""
     target = layout.target
     name = (target.app, target.spec.id)
-    if _is_settled(draft, layout) and name not in draft.with_busy_ports and name not in draft.with_originals:
+    is_odd = name in draft.with_busy_ports or name in draft.with_originals or name in draft.with_failing
+    if not is_odd and _is_settled(draft, layout):
         return
     for shape in layout.sets:
         _plan_set(read_set(draft, layout, shape))
@@ -45,6 +47,7 @@ def _plan_set(found: WaveSet) -> None:
         move_off_lost_nodes(mover, slots)
         place_missing(mover, slots)
         give_other_ports(mover, slots)
+    move_off_failing_nodes(found)
     if found.shape.is_recreated and _stop_all_first(found):
         return
     if found.layout.is_back:

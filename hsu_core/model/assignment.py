@@ -71,7 +71,8 @@ class Assignment:
     The agent restarts the process when `spec_hash` or `generation` changes, stops it when
     `is_stopped`, and only keeps the rest in mind otherwise. `is_extra`: it runs beside those that were asked for while
     others are replaced or moved, and goes when these are available. `replaces`: the lost node that this copy was placed
-    for. `beside`: the node whose copy runs on until this order is confirmed.
+    for. `beside`: the node whose copy runs on until this order is confirmed. `avoided`: nodes where this specification
+    kept failing in the slot, each with the time until which it is not placed there, in seconds since 1970.
     """
 
     instance: InstanceId
@@ -85,6 +86,7 @@ class Assignment:
     is_extra: bool = False
     replaces: str = ""
     beside: str = ""
+    avoided: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class InstanceStatus:
     sentence for people (why it waits, failed or is not ready). `busy_ports`: numbers of this order that another
     program holds on the node, so that it cannot start. `has_processes`: that no process of the instance is left
     is not proven, whatever the state says, so the slot must not start elsewhere. `breaker`: where the breaker of
-    its restarts stands, if it is not closed (`open`, `half-open`).
+    its restarts stands, if it is not closed (`open`, `half-open`). `failures`: starts in a row that were in vain or
+    ended early.
     """
 
     instance: InstanceId
@@ -139,3 +142,4 @@ class InstanceStatus:
     busy_ports: tuple[int, ...] = ()
     has_processes: bool = False
     breaker: str = ""
+    failures: int = 0

@@ -51,12 +51,16 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class PutAssignment:
-    """Write this assignment; `previous_epoch` 0: the slot has none now. `forced_off`: the node it must leave."""
+    """Write this assignment; `previous_epoch` 0: the slot has none now. `forced_off`: the node it must leave.
+
+    `code`: of the event that tells of it.
+    """
 
     assignment: Assignment
     previous_epoch: int
     why: str
     forced_off: str = ""
+    code: str = "Assigned"
 
 
 @dataclass(frozen=True, slots=True)
