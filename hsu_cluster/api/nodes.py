@@ -66,7 +66,9 @@ async def _sums(call: Call) -> tuple[Mapping[str, Usage], Mapping[str, DrainProg
     usage = NodeTable.from_view(view).usage()
     if not any(intent.is_draining for intent in view.node_intents.values()):
         return usage, {}
-    return usage, await asyncio.to_thread(drain_progress, view, now_s)
+    if overview.drains is None:  # the reasons cost a pass of the planner: worked out once for each reading
+        overview.drains = await asyncio.to_thread(drain_progress, view, now_s)
+    return usage, overview.drains
 
 
 async def get_drain_plan(call: Call) -> Answer:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hsu_cluster.planning.drain import DrainProgress
 from hsu_cluster.planning.layout import Layout, app_layouts
 from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.rollout_begin import rollout_of
@@ -101,6 +102,7 @@ class Reading:
     view: ClusterView
     changed: Mapping[str, int]
     unplaced: Mapping[InstanceId, str] | None = None
+    drains: Mapping[str, DrainProgress] | None = None
     _index: InstanceIndex | None = None
 
     @property

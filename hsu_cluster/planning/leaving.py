@@ -1,8 +1,8 @@
 """Slots that leave a node that lives (a drain): capacity elsewhere first, then off, within the floor. Pure.
 
 A copy is started beside them where it has a place (up to `max_surge`); when it is available, one of them moves. What
-may not run twice (strict, scheduled, unmanaged, `recreate`) moves as far as `max_unavailable` allows. When the
-deadline of a drain is over, nothing of this is asked any more.
+may not run twice (strict, scheduled, unmanaged, `recreate`) moves as far as `max_unavailable` allows; what runs on a
+schedule moves between its runs. When the deadline of a drain is over, nothing of this is asked any more.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def leaving_slots(found: WaveSet, outdated: list[Slot]) -> list[Slot]:
         if slot.instance in others:
             continue
         if is_serving(slot.status) and not slot.desired.is_stopped:
-            serving.append(slot)
+            if found.target.spec.schedule is None:
+                serving.append(slot)
+            else:
+                _wait_for_run(found, slot)
         elif slot.is_draining:
             found.mover(slot).move(slot, slot.departure.why)
     for slot in list(found.helpers):  # a helper that has to leave itself is of no use: another takes its place
@@ -55,6 +58,14 @@ def leaving_slots(found: WaveSet, outdated: list[Slot]) -> list[Slot]:
         if slot.departure is not None and is_free:
             found.mover(slot).move(slot, slot.departure.why)
     return serving
+
+
+def _wait_for_run(found: WaveSet, slot: Slot) -> None:
+    """Say that what runs on a schedule leaves between two runs: a run that is cut short has done nothing."""
+    assert slot.assignment is not None
+    found.draft.wait(
+        str(slot.instance), "drain.run", f"{slot.instance} leaves {slot.assignment.node} when its present run has ended"
+    )
 
 
 def move_leaving(found: WaveSet, leaving: list[Slot]) -> None:

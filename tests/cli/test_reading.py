@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,22 @@ async def test_node_verbs(tmp_path: Path) -> None:
         assert kept.output == "node node-a keeps what it has, and is cordoned\n"
         assert "ready, cordoned" in (await cli.run("node", "list")).output
         assert "exclude each other" in (await cli.run("node", "drain", "x", "--force", "--cancel", expect=2)).errors
+
+
+@asynchronous
+async def test_an_interrupted_wait_says_that_the_drain_goes_on(tmp_path: Path) -> None:
+    async with running_cli(tmp_path) as cli:
+        await cli.run("deploy", str(cli.shop), "--no-wait")
+        await cli.place()
+        process = await cli.start("node", "drain", "node-a")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await process.stdout.readline() == b"node node-a is being drained of 3 instances\n"
+        process.send_signal(signal.SIGINT)
+        errors = (await process.stderr.read()).decode()
+        assert errors == "the drain of node node-a goes on; stop it with `hsu-cluster node drain node-a --cancel`\n"
+        assert await process.wait() == 130
+        assert (await cli.api.get("/v1/nodes/node-a"))["draining"]
 
 
 @asynchronous

@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hsu_cluster.planning.intents import restart, scale
+from hsu_cluster.planning.reconcile import reconcile
 from hsu_cluster.planning.rollout_math import fenceposts
 from hsu_core.model.ids import TargetName
+from hsu_core.model.lifecycle import State
 from hsu_core.model.node import NodeIntent, NodeState
+from hsu_core.model.schedules import ScheduleSpec
 from hsu_core.model.spec import Guarantee, PlacementSpec
 from hsu_core.model.view import Plan, PutAssignment
 from tests.planning.shop import Shop, is_over
@@ -192,6 +195,21 @@ def test_a_copy_that_takes_the_last_place_gives_it_to_the_one_that_moves() -> No
     assert lowest_ready(shop) >= 1
     assert on_node(shop, node) == []
     assert shop.slots() == [0, 1]
+
+
+def test_what_runs_on_a_schedule_leaves_between_its_runs() -> None:
+    shop = Shop(make_worker("web", 1, schedule=ScheduleSpec("0 3 * * *"), rollout=DEFAULTS))
+    shop.cluster.settle(40)
+    (held,) = shop.cluster.assignments.values()
+    drain(shop, held.node)
+    plan = shop.cluster.plan_and_apply()
+    assert plan.actions == ()
+    assert [item.text for item in plan.waiting] == [f"shop/web.0 leaves {held.node} when its present run has ended"]
+    view = shop.cluster.view()
+    ended = replace(view.statuses[held.instance, held.node], state=State.STOPPED, is_ready=False)
+    (put,) = reconcile(replace(view, statuses={(held.instance, held.node): ended}), shop.cluster.now_s).actions
+    assert isinstance(put, PutAssignment)
+    assert put.assignment.node != held.node
 
 
 # --- deadline and force --------------------------------------------------------------------------
