@@ -33,7 +33,8 @@ from typing import Any
 import psutil
 import yaml
 
-from hsu_agent.sync import CONNECT_S, FIRST_ANSWER_CEILING_S, FIRST_ANSWER_S, RETRY_BASE_S, RETRY_CEILING_S
+from hsu_agent.masters import RETRY_BASE_S, RETRY_CEILING_S
+from hsu_agent.sync import CONNECT_S, FIRST_ANSWER_CEILING_S, FIRST_ANSWER_S
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import Capacity

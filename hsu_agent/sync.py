@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import aiohttp
@@ -22,6 +21,7 @@ from hsu_agent.fence import Fence
 from hsu_agent.ledger import Ledger
 from hsu_agent.logs.capture import Capture
 from hsu_agent.loop import Supervisor
+from hsu_agent.masters import RETRY_CEILING_S, Masters, Outcome
 from hsu_agent.metrics import AgentMetrics
 from hsu_agent.orders import Obedience, SessionEnded
 from hsu_core.model.errors import HsuError, InvalidSettings
@@ -37,18 +37,8 @@ log = logging.getLogger(__name__)
 
 SESSION_PATH = "/v1/session"
 
-RETRY_BASE_S = 0.1
-RETRY_CEILING_S = 5.0
-"""Waits between dials; doubled and spread by chance, so that a fleet does not come back in one moment."""
-
-LASTING_S = 10.0
-"""A session that lasted this long ends the back-off; one that is welcomed and cut at once must not."""
-
 REFUSED_RETRY_S = 30.0
 """Wait after a final refusal: only a person can mend it, and then it should not need a restart."""
-
-HOPS_LIMIT = 3
-"""Redirects followed at once; more means that masters point at each other while nobody leads."""
 
 CONNECT_S = 2.0
 """Longest wait for a TCP connection: a host that is gone must not cost the time in which another could hear us."""
@@ -58,6 +48,9 @@ FIRST_ANSWER_S = 10.0
 
 FIRST_ANSWER_CEILING_S = 80.0
 """The same after it was in vain several times in a row: a fleet that gives up together is never served."""
+
+DOUBTED_PATIENCE_S = 1.0
+"""The same for the handshake of a master that was silent: one that lives again answers in milliseconds."""
 
 STALL_S = 0.5
 """A timer this late means that we were stopped or starved, and that the other side may have spoken meanwhile."""
@@ -72,21 +65,12 @@ REPORT_LIMIT = 5_000
 """Most statuses in one frame of changes: about 1.5 MB, below the limit of a frame."""
 
 
+class Silent(SessionEnded):
+    """The other side said nothing for too long."""
+
+
 Dial = Callable[[str, str], Awaitable[Socket]]
 """Opens the WebSocket of a URL with a token. Raises OSError, TimeoutError, or what aiohttp does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a dial ended. `urls`: dial these at once. `wait_s`: wait this long first. `text`: for the log.
-
-    `lasted_s` is counted from the Welcome (None: there was none).
-    """
-
-    text: str = ""
-    urls: tuple[str, ...] = ()
-    wait_s: float | None = None
-    lasted_s: float | None = None
 
 
 class Sync:
@@ -127,40 +111,26 @@ class Sync:
     async def run(self, stop: asyncio.Event, *, is_stopping_workers: bool = False) -> None:
         """Keep a session open until `stop` is set, then say good-bye."""
         self._is_stopping_workers = is_stopping_workers
-        masters = deque(self._settings.masters)
-        masters.rotate(-int(self._ambient.uniform(0, len(masters))))
-        next_urls: deque[str] = deque()
-        delay_s, hops, last_text = RETRY_BASE_S, 0, ""
+        if not self._settings.masters:
+            return
+        loop = asyncio.get_running_loop()
+        masters = Masters(self._settings.masters, self._ambient.uniform)
+        last_text = ""
         self._patience_s = FIRST_ANSWER_S
         async with self._dialing() as dial:
-            while not stop.is_set() and masters:
-                if not next_urls:
-                    next_urls.append(masters[0])
-                    masters.rotate(-1)
-                url = next_urls.popleft()
-                outcome = await self._dial(dial, url, stop)
+            while not stop.is_set():
+                url = masters.next(loop.time())
+                outcome = await self._dial(dial, url, stop, is_doubted=masters.is_doubted(url, loop.time()))
                 self._ledger.flush()
-                if outcome.lasted_s is not None:
-                    next_urls.clear()
-                    if outcome.lasted_s >= LASTING_S:
-                        delay_s, hops = RETRY_BASE_S, 0
-                if outcome.urls and hops < HOPS_LIMIT:
-                    hops += 1
-                    next_urls = deque(outcome.urls)
-                    continue
+                wait_s = masters.note(url, outcome, loop.time())
                 if stop.is_set():
                     return
-                if outcome.text and outcome.text != last_text:
+                if outcome.text and outcome.text != last_text and not outcome.urls:
                     log.warning("no session with %s: %s; workers run on", url, outcome.text)
                 last_text = outcome.text
-                if next_urls:
-                    continue
-                hops = 0
-                wait_s = outcome.wait_s if outcome.wait_s is not None else delay_s
-                delay_s = min(RETRY_CEILING_S, delay_s * 2)
-                await _wait(stop, wait_s * self._ambient.uniform(0.5, 1.0))
+                await _wait(stop, wait_s)
 
-    async def _dial(self, dial: Dial, url: str, stop: asyncio.Event) -> Outcome:
+    async def _dial(self, dial: Dial, url: str, stop: asyncio.Event, *, is_doubted: bool) -> Outcome:
         """Hold one session; return why it ended."""
         try:
             token = self._settings.token_file.read_text().strip()
@@ -168,7 +138,7 @@ class Sync:
             return Outcome(f"cannot read token_file: {error}", wait_s=RETRY_CEILING_S)
         session = _Session(self, stop)
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(DOUBTED_PATIENCE_S if is_doubted else self._patience_s):
                 socket = await dial(url.rstrip("/") + SESSION_PATH, token)
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
@@ -176,9 +146,11 @@ class Sync:
                 return Outcome(f"{text}; put a node token of this cluster there", wait_s=RETRY_CEILING_S)
             return Outcome(f"HTTP {error.status}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+            is_silent = isinstance(error, TimeoutError)
+            if is_silent and not is_doubted and not isinstance(error, aiohttp.ClientError):
                 self._patience_s = min(2 * self._patience_s, FIRST_ANSWER_CEILING_S)  # it is there, and has much to do
-            return Outcome(str(error) or type(error).__name__)
+            is_refused = isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
+            return Outcome(str(error) or type(error).__name__, is_refused=is_refused, is_silent=is_silent)
         try:
             return await session.hold(socket)
         finally:
@@ -256,6 +228,7 @@ class _Session:
         self._socket = socket
         loop = asyncio.get_running_loop()
         welcomed_s: float | None = None
+        term = 0
         try:
             await self._send(self._sync.hello)
             answer = await self._first(FIRST_ANSWER_S)
@@ -267,13 +240,14 @@ class _Session:
             if not isinstance(answer, frames.Welcome):
                 raise SessionEnded(f"its first frame is a {type(answer).__name__}")
             self._sync.welcome(answer)
-            welcomed_s = loop.time()
+            welcomed_s, term = loop.time(), answer.term
             await self._speak(answer)
-            return Outcome(lasted_s=loop.time() - welcomed_s)
+            return Outcome(lasted_s=loop.time() - welcomed_s, term=answer.term)
         except (SessionEnded, HsuError, aiohttp.ClientError, OSError, TimeoutError) as error:
             wait_s = error.wait_s if isinstance(error, SessionEnded) else None
             lasted_s = None if welcomed_s is None else loop.time() - welcomed_s
-            return Outcome(str(error) or type(error).__name__, wait_s=wait_s, lasted_s=lasted_s)
+            text, is_silent = str(error) or type(error).__name__, isinstance(error, Silent)
+            return Outcome(text, wait_s=wait_s, lasted_s=lasted_s, term=term, is_silent=is_silent)
 
     async def _speak(self, welcome: frames.Welcome) -> None:
         ended: list[BaseException] = []
@@ -289,6 +263,8 @@ class _Session:
             ended = list(group.exceptions)
         if ended and not self._stop.is_set():
             first = ended[0]
+            if isinstance(first, Silent):
+                raise first
             raise SessionEnded(str(first) or type(first).__name__, getattr(first, "wait_s", None))
 
     async def _listen(self, silence_s: float, asks: Asks) -> None:
@@ -349,7 +325,7 @@ class _Session:
                 break
             except TimeoutError:
                 if loop.time() - due_s < STALL_S:
-                    raise SessionEnded(f"it was silent for {silence_s:g} s") from None
+                    raise Silent(f"it was silent for {silence_s:g} s") from None
         if message.type is not aiohttp.WSMsgType.BINARY:
             reason = f" ({message.extra})" if message.extra else ""
             raise SessionEnded(f"the connection was closed{reason}")

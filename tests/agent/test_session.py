@@ -306,3 +306,42 @@ def test_workers_outlive_a_ledger_that_is_unreadable_or_lost(tmp_path: Path, age
         assert not is_running(gone.pid)
 
     play(tmp_path, agents, scenario)
+
+
+def test_leaders_of_new_terms_are_dialled_at_once_however_short_their_sessions_were(
+    tmp_path: Path, agents: list[AgentProcess]
+) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        agent.start()
+        loop = asyncio.get_running_loop()
+        began_s = 0.0
+        for count in range(1, 9):
+            await eventually(lambda: len(one.hellos) == count and one.session is not None)  # noqa: B023
+            began_s = began_s or loop.time()
+            one.term += 1
+            one.session, session = None, one.session
+            assert session is not None
+            await session.socket.close()
+        assert loop.time() - began_s < 0.5 * (0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 3.2 + 5.0)
+
+    play(tmp_path, agents, scenario)
+
+
+def test_masters_that_are_gone_cost_no_wait_while_another_one_listens(
+    tmp_path: Path, agents: list[AgentProcess]
+) -> None:
+    async def scenario(one: FakeMaster, two: FakeMaster, agent: AgentProcess) -> None:
+        await two.stop()
+        agent.start()
+        loop = asyncio.get_running_loop()
+        for count in range(1, 6):
+            await eventually(lambda: len(one.hellos) == count and one.session is not None)  # noqa: B023
+            began_s = loop.time()
+            one.term += 1
+            one.session, session = None, one.session
+            assert session is not None
+            await session.socket.close()
+        await eventually(lambda: len(one.hellos) == 6)
+        assert loop.time() - began_s < 1.0
+
+    play(tmp_path, agents, scenario, dials_both=True)
