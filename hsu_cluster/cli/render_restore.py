@@ -39,7 +39,7 @@ def _node_lines(node: NodeForecastDocument) -> list[Text]:
     )
     held_by = shown(node["held_by"])
     lines = [
-        Text(f"node {shown(node['node'])} holds {count(_running(node), 'instance')} of cluster {held_by}; accepted:")
+        Text(f"node {shown(node['node'])} holds {count(_running(node), 'instance')} of cluster {held_by}; if accepted:")
     ]
     for word, names, style in kinds:
         if names:

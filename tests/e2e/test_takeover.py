@@ -180,3 +180,35 @@ def _announced(look: Etcd, since: int) -> list[str]:
     events = [entry for entry in look.range("/hsu/events/", "/hsu/events0") if int(entry["mod_revision"]) > since]
     texts = [base64.b64decode(entry["value"]).decode("latin-1") for entry in events]
     return [text for text in texts if "LeaderElected" in text][1:]
+
+
+@pytest.mark.etcd
+@pytest.mark.timeout(300)
+def test_a_leader_and_a_worker_host_that_are_lost_together_are_made_up_for_in_time(
+    cluster: Cluster, etcd: EtcdCluster
+) -> None:
+    look = Etcd(etcd.endpoints[0])
+    cluster.cli("deploy", str(cluster.manifest("shop", [sleeper("web", 4)])), "--timeout", "60s")
+    before = cluster.wait_ready("shop", 4)
+    leader, term = cluster.leader(), look.term()
+    victim = "node-a"
+    lost = {name: item["pid"] for name, item in before.items() if item["node"] == victim}
+    assert lost
+    agent = cluster.agent_process(victim)
+    # A host that is gone answers nothing: its master is frozen (nothing is refused), its agent and workers are dead.
+    cluster.masters[leader].signal(signal.SIGSTOP)
+    cluster.agents[victim].kill()
+    agent.kill()
+    for pid in lost.values():
+        psutil.Process(pid).kill()
+    started_s = time.monotonic()
+
+    def is_made_up_for() -> bool:
+        workers = cluster.workers()
+        return all(workers.get(name, [pid]) != [pid] for name, pid in lost.items())
+
+    eventually("what was lost runs elsewhere", is_made_up_for)
+    assert time.monotonic() - started_s < 15.0 + 2 * SLACK_S
+    assert look.term() > term
+    kept = {name: [item["pid"]] for name, item in before.items() if name not in lost}
+    assert {name: cluster.workers()[name] for name in kept} == kept
