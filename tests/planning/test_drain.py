@@ -18,7 +18,7 @@ from hsu_core.model.node import NodeIntent, NodeState
 from hsu_core.model.schedules import ScheduleSpec
 from hsu_core.model.spec import Guarantee, PlacementSpec
 from hsu_core.model.view import Plan, PutAssignment
-from tests.planning.shop import Shop, is_over
+from tests.planning.shop import Shop, is_over, waits_for
 from tests.support.builders import SHOP, make_worker
 
 TARGET = TargetName("shop", "web")
@@ -150,6 +150,23 @@ def test_a_rollout_goes_on_while_a_node_drains() -> None:
     assert lowest == 4
     assert shop.rollout.is_over
     assert shop.revisions() == {2: 4}
+    assert on_node(shop, "n0") == []
+
+
+def test_a_second_set_moves_within_the_budget_too() -> None:
+    worker = make_worker("web", 4, ports=("http",), strategy="blue-green", rollout={"is_auto_promoted": False})
+    shop = Shop(worker, is_routed=True, nodes=2)
+    shop.deploy(worker)
+    shop.until(waits_for("a person"))
+    second = [one for one in shop.cluster.assignments.values() if one.revision == 2]
+    assert len([one for one in second if one.node == "n0"]) == 2
+    drain(shop, "n0")
+    lowest = 4
+    for _ in range(40):
+        shop.step()
+        ready = [one for one in shop.cluster.processes.values() if one.is_ready and one.order.revision == 2]
+        lowest = min(lowest, len(ready))
+    assert lowest == 3
     assert on_node(shop, "n0") == []
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from hsu_cluster.planning.balance import choose_moves, node_loads
@@ -270,6 +270,21 @@ def test_the_automatic_one_waits_for_drains_and_rollouts() -> None:
 # --- properties ----------------------------------------------------------------------------------
 
 
+def _shape(replicas: int, surge: int, unavailable: int, per_node: int, memory_mib: int, **more: Any) -> dict[str, Any]:
+    given = {"cpu": 300, "spread": (), "ports": (), **more}
+    limits = {"surge": surge, "max_unavailable": unavailable, "max_per_node": per_node}
+    return {"replicas": replicas, "memory_mib": memory_mib, **limits, **given}
+
+
+HELPER_IN_THE_WAY = [
+    _shape(2, 1, 1, 0, 300, spread=("zone",)),
+    _shape(6, 2, 0, 0, 0, ports=("http",)),
+    _shape(6, 1, 1, 2, 300),
+    _shape(5, 2, 0, 2, 200, spread=("zone",), ports=("http",)),
+]
+"""A copy takes the last place of a target: it goes, and is not counted on for another move of the same pass."""
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -277,6 +292,7 @@ def test_the_automatic_one_waits_for_drains_and_rollouts() -> None:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+@example(workers=HELPER_IN_THE_WAY, joining=["b", ""], seed=3)
 @given(
     workers=st.lists(
         st.fixed_dictionaries(
