@@ -12,6 +12,7 @@ from hsu_cluster.api.documents import master_document
 from hsu_cluster.api.reading import NODES_ONLY
 from hsu_cluster.client.documents import ClusterDocument, HealthDocument
 from hsu_cluster.planning.failover import mass_loss
+from hsu_cluster.planning.restore import holding
 from hsu_core.model.errors import StoreUnavailable
 from hsu_core.model.records import ClusterRecord, MasterAdvert
 from hsu_core.store.base import range_all
@@ -72,7 +73,7 @@ async def _alarms(call: Call, record: ClusterRecord) -> list[str]:
     lost = mass_loss(view.nodes, call.services.clock(), view.times.ttl_s)
     names = ", ".join(sorted(lost.nodes)[:NAMES_SHOWN]) + (", ..." if len(lost.nodes) > NAMES_SHOWN else "")
     why = f"{lost.text}; what ran on {names} is not placed elsewhere: restore the network or remove dead nodes"
-    held = sorted(node.name for node in view.nodes.values() if node.held_by)
+    held = holding(view.nodes, record.accepted)
     accept = "`hsu-cluster doctor accept-restore` shows what would happen, and accepts it"
     found = [f"nothing is planned or ordered: {record.held}; {accept}"] if record.held else []
     if held and not record.held:

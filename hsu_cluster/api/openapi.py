@@ -36,7 +36,11 @@ def openapi_document(routes: Sequence[Route], version: str) -> dict[str, Any]:
         "info": {
             "title": "HSU Cluster",
             "version": version,
-            "description": "Keeps native processes running over a fleet of hosts.",
+            "description": (
+                "Keeps native processes running over a fleet of hosts. While its store does not answer, a master "
+                "answers GET requests from what it knew last: `stale` is true then, and `stale_s` (also the header "
+                "X-HSU-Stale-Seconds) says how old the answer is. Other requests get 503 with Retry-After."
+            ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -10,7 +10,7 @@ from hsu_cluster.api.reading import EVERYTHING, NODES_ONLY
 from hsu_cluster.api.writing import Change, commit, event, unchanged
 from hsu_cluster.client.documents import EmptyBody
 from hsu_cluster.client.restore_documents import NodeForecastDocument, RestoreDocument
-from hsu_cluster.planning.restore import NodeForecast, forecast
+from hsu_cluster.planning.restore import NodeForecast, forecast, holding
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.records import ClusterRecord
 from hsu_core.store.base import Entry, Put
@@ -27,7 +27,7 @@ async def get_restore(call: Call) -> Answer:
         "former": record.former,
         "held": record.held,
         "accepted": list(record.accepted),
-        "nodes": [_node_document(found) for found in forecast(reading.view)],
+        "nodes": [_node_document(found) for found in forecast(reading.view, record.accepted)],
         "revision": reading.revision,
     }
     return Answer(document)
@@ -39,8 +39,8 @@ async def accept(call: Call) -> Answer:
 
     async def compute() -> Change:
         record, entry = await _record(call)
-        nodes = (await call.services.reader.read(NODES_ONLY)).view.nodes.values()
-        others = {node.held_by for node in nodes if node.held_by} - {record.incarnation, *record.accepted}
+        nodes = (await call.services.reader.read(NODES_ONLY)).view.nodes
+        others = {nodes[name].held_by for name in holding(nodes, record.accepted)} - {record.incarnation}
         if record.held and record.former:
             others.add(record.former)
         if not record.held and not others:

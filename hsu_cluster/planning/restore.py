@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.lifecycle import State
+from hsu_core.model.node import NodeRecord
 from hsu_core.model.view import ClusterView
 
 ENDED = (State.STOPPED, State.FAILED)
@@ -28,9 +29,17 @@ class NodeForecast:
     starts: tuple[InstanceId, ...]
 
 
-def forecast(view: ClusterView) -> tuple[NodeForecast, ...]:
+def holding(nodes: Mapping[str, NodeRecord], accepted: Collection[str]) -> list[str]:
+    """Return the nodes that hold the work of an incarnation that is not `accepted`, by name.
+
+    The record of one that was away when its incarnation was accepted still says that it holds it.
+    """
+    return sorted(name for name, node in nodes.items() if node.held_by and node.held_by not in accepted)
+
+
+def forecast(view: ClusterView, accepted: Collection[str] = ()) -> tuple[NodeForecast, ...]:
     """Return what accepting the restore does on each node that holds its work, by name."""
-    return tuple(_of_node(view, name) for name in sorted(view.nodes) if view.nodes[name].held_by)
+    return tuple(_of_node(view, name) for name in holding(view.nodes, accepted))
 
 
 def _of_node(view: ClusterView, node: str) -> NodeForecast:

@@ -248,3 +248,4 @@ def test_the_forecast_tells_what_is_kept_restarted_stopped_and_started() -> None
     assert found.restarts == (slot("web", 1),)
     assert found.stops == (slot("web", 4), slot("web", 9))
     assert found.starts == (slot("web", 2),)
+    assert forecast(view, ["old"]) == (), "accepted while the node was away"
