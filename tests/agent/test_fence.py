@@ -213,9 +213,9 @@ def test_a_clean_stop_ends_strict_workers_before_the_good_bye_and_a_reload_keeps
         assert all(is_running(life.pid) for life in first)
         assert await agent.stop() == 0
         assert not any(is_running(life.pid) for life in first)
-        assert instance() in master.gone
+        await eventually(lambda: instance() in master.gone and master.goodbyes)
 
-    play(tmp_path, agents, scenario, ttl_s=LONG_TTL_S)
+    play(tmp_path, agents, scenario, ttl_s=60.0)
 
 
 def test_a_worker_that_becomes_strict_is_restarted_into_its_guard(tmp_path: Path, agents: list[AgentProcess]) -> None:
