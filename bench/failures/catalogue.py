@@ -23,7 +23,7 @@ class Row:
 CATALOGUE: Mapping[str, Row] = {
     "worker-kill": Row("a worker is killed", "another process runs", "0.10 s (worst 0.47)", "5 s delay"),
     "agent-kill": Row(
-        "the agent is killed, and one of its workers", "the worker runs again", "agent back by hand; PIDs kept"
+        "the agent is killed, and one of its workers", "the worker runs again", "agent started by hand; PIDs kept"
     ),
     "agent-hang": Row("the agent hangs (stopped by a signal)", "its instances run elsewhere", "26.7 s", "15 s + start"),
     "node-kill": Row(

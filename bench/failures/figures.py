@@ -64,7 +64,9 @@ def sentences(document: Mapping[str, Any]) -> str:
     ]
     accepted = [value for figures in ours.values() for value in figures.get("accepted", ())]
     if accepted:
-        text.append(f"While there was no leader, a deploy was accepted by another master after {seconds(accepted)}.")
+        text.append(
+            f"Another master accepted a deploy {seconds(accepted)} after the leader was killed, stopped or frozen."
+        )
     if deaths := document.get("deaths"):
         text.append(
             f"After {deaths['deaths']} kills of an agent with {deaths['workers']} workers (processes with sessions of "

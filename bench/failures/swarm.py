@@ -261,6 +261,14 @@ FAULTS: dict[str, Callable[[Swarm], float]] = {
 }
 
 
+def _removed_groups(mark: str) -> bool:
+    """Remove the empty cgroups of the hosts; return whether none is left. A process that is ending keeps its own."""
+    for group in sorted(CGROUPS.glob(f"**/{mark}/**/"), key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):
+            group.rmdir()
+    return not list(CGROUPS.glob(f"**/{mark}"))
+
+
 @contextmanager
 def _swarm(folder: Path) -> Iterator[Swarm]:
     mark = f"{MARK.lower()}_{secrets.token_hex(4)}"
@@ -292,9 +300,7 @@ def _swarm(folder: Path) -> Iterator[Swarm]:
             host.kill()
         network.kill()
         network.wait()
-        for group in sorted(CGROUPS.glob(f"*/{mark}/**/"), key=lambda path: -len(path.parts)):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        eventually("the groups of processes are removed", lambda: _removed_groups(mark))
 
 
 def measure_swarm(repetitions: int) -> tuple[str, dict[str, Figures]]:
