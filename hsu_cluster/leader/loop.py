@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.writer import FencedWriter
@@ -13,6 +14,7 @@ from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.ids import AppId
 from hsu_core.model.view import (
     Action,
+    ClusterView,
     DropAssignment,
     DropRollout,
     DropRun,
@@ -40,6 +42,16 @@ RETRY_S = 0.05
 """Shortest time between two plans that only the clock asks for."""
 
 
+class Planner(Protocol):
+    """Makes a plan of a view; `hsu_cluster.planning.reconcile` in the product."""
+
+    def __call__(
+        self, view: ClusterView, now_s: float, *, apps: Collection[AppId] | None, leases: Mapping[str, float]
+    ) -> Plan:
+        """Return what to do now for `apps` (None: all); `leases`: see `reconcile`."""
+        ...
+
+
 class PlannerLoop:
     """Turns the view into assignments, as long as this master leads."""
 
@@ -55,8 +67,10 @@ class PlannerLoop:
         interval_s: float,
         on_plan: Callable[[Plan, Collection[AppId] | None], None],
         leases: Callable[[], Mapping[str, float]] = dict,
+        planner: Planner = reconcile,
     ) -> None:
         self._leases = leases
+        self._planner = planner
         self._snapshot = snapshot
         self._writer = writer
         self._wake = wake
@@ -99,7 +113,7 @@ class PlannerLoop:
         """Plan and apply once; return when time alone asks for the next plan, on the monotonic clock."""
         clock_s = self._clock()
         view = self._snapshot.view()
-        plan = with_rebalance(reconcile(view, clock_s, apps=apps, leases=self._leases()), view, clock_s)
+        plan = with_rebalance(self._planner(view, clock_s, apps=apps, leases=self._leases()), view, clock_s)
         self.last_plan = plan
         self._on_plan(plan, apps)
         if plan.actions:

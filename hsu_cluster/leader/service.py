@@ -17,12 +17,13 @@ from aiohttp import WSMsgType, web
 from hsu_cluster.leader.hub import Hub
 from hsu_cluster.leader.identity import Identity
 from hsu_cluster.leader.leases import Leases
-from hsu_cluster.leader.loop import PlannerLoop
+from hsu_cluster.leader.loop import Planner, PlannerLoop
 from hsu_cluster.leader.measuring import Measurer
 from hsu_cluster.leader.snapshot import Snapshot
 from hsu_cluster.leader.takeover import TCP, Ports, Takeover
 from hsu_cluster.leader.traffic.loop import Traffic
 from hsu_cluster.leader.writer import FencedWriter
+from hsu_cluster.planning.reconcile import reconcile
 from hsu_core.model.errors import HsuError, LeaseLost, NoLeader, StoreError
 from hsu_core.model.ids import InstanceId
 from hsu_core.model.log_query import LogQuery
@@ -83,6 +84,7 @@ class LeaderService:
         *,
         ambient: Ambient = REAL,
         ports: Ports = TCP,
+        planner: Planner = reconcile,
         chores: Callable[[], Awaitable[object]] | None = None,
         can_execute: bool = False,
         allow_templates: bool = False,
@@ -92,6 +94,7 @@ class LeaderService:
         self._advert = advert
         self._times = times
         self._ambient = ambient
+        self._planner = planner
         self._clock = ambient.wall
         self._monotonic = ambient.monotonic
         self._chores = chores
@@ -325,6 +328,7 @@ class LeaderService:
             interval_s=min(1.0, self._times.leader_ttl_s / 8),
             on_plan=traffic.take,
             leases=leases.of_lost_nodes,
+            planner=self._planner,
         )
         measurer = Measurer(snapshot, writer, clock=self._clock, can_execute=self._can_execute)
         self._set_leader(self._advert, _Reign(leadership, hub, snapshot, planner))

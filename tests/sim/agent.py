@@ -61,6 +61,8 @@ class SimAgent:
         make_ledger: Callable[[Path, Ambient], Ledger] = Ledger,
         make_supervisor: Callable[..., Supervisor] = Supervisor,
         make_sync: Callable[..., Sync] = Sync,
+        make_fence: Callable[..., Fence] = Fence,
+        make_guard: Callable[..., SimGuard] = SimGuard,
     ) -> None:
         self.host = host
         self.name = host.name
@@ -72,7 +74,8 @@ class SimAgent:
         self._net = net
         self._rng = rng
         self._makers = make_ledger, make_supervisor, make_sync
-        self._guard = SimGuard(host, rng)
+        self._guard = make_guard(host, rng)
+        self._make_fence = make_fence
         self._ledger: Ledger | None = None
         self._starting: asyncio.TimerHandle | None = None
         folder.mkdir(mode=0o700)
@@ -102,7 +105,7 @@ class SimAgent:
         now = host.loop.time
         ambient = Ambient(host.wall, now, self._rng.uniform, lambda n: self._rng.randbytes(n).hex(), now)
         ledger = self._ledger = make_ledger(folder, ambient)
-        fence = Fence(self._guard, str, ambient=ambient)
+        fence = self._make_fence(self._guard, str, ambient=ambient)
         metrics, output = AgentMetrics(), NoOutput()
         async with asyncio.TaskGroup() as tasks:
             supervisor = self.supervisor = make_supervisor(

@@ -182,6 +182,9 @@ class Checks:
             self.reachable("a node is lost")
             since_s = self._world.loop.time() - self.leader[2] if self.leader is not None else 0.0
             text = f"{name} is lost {since_s:.3f} s after the leader was elected"
+            now_s = self._world.loop.time()
+            if now_s > self._world.impaired_until_s:
+                self.fail("I14", f"{name} is lost at {now_s:.3f} s, and nothing was wrong with it or the masters")
             self.always("I17", since_s >= NODE_TIMES.ttl_s - 0.01, text)
         if before is not None and before.state is NodeState.LOST and record.state is NodeState.READY:
             self.reachable("a node comes back")

@@ -6,10 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.sim.master import SimMaster
+from tests.sim.options import ACTS, Decision
 from tests.sim.store import StoreFaults
 
 if TYPE_CHECKING:
     from tests.sim.world import World
+
+
+HARMLESS = frozenset({"clock", "kill_workers", "compact", *ACTS})
+"""Faults that are no reason to call a node lost; nor is anything that people ask for."""
+
+RECOVERY_S = 20.0
+"""So long after a fault a node may still be found lost: two TTLs, and the longest pause between two dials."""
 
 
 class Faults:
@@ -63,9 +71,10 @@ class Faults:
         self.store_outage(time_s)
         self._later(time_s, self._world.truth.elect)
 
-    def agent_crash(self, node: str) -> None:
-        """Kill an agent."""
+    def agent_crash(self, node: str, share: float) -> None:
+        """Kill an agent, and with it a share of its workers, as a host that runs out of memory does."""
         self._world.nodes[node].crash()
+        self._world.nodes[node].host.kill_some(share)
 
     def agent_stop(self, node: str, time_s: float) -> None:
         """Stop an agent for a time."""
@@ -125,10 +134,20 @@ class Faults:
         for number in range(times):
             self._later(number * 2 * time_s, self.cut_node, node, "both", time_s)
 
+    def impair(self, decision: Decision) -> None:
+        """Remember until when a fault may make a node seem silent; wrong clocks and dying workers do not."""
+        if decision.kind in HARMLESS:
+            return
+        lasts_s = sum(part for part in decision.arguments if isinstance(part, float))
+        if decision.kind == "flap":
+            lasts_s = 2 * decision.arguments[1] * decision.arguments[2]
+        until_s = self._world.loop.time() + lasts_s + RECOVERY_S
+        self._world.impaired_until_s = max(self._world.impaired_until_s, until_s)
+
     def begin(self) -> None:
         """Let workers end by themselves and starts fail, from now on."""
         for agent in self._world.nodes.values():
-            agent.host.is_calm = False
+            agent.host.is_calm = self._world.options.is_calm
             agent.host.spawn_failures = self._world.options.spawn_failures
 
     def heal(self) -> None:

@@ -19,8 +19,12 @@ from hsu_core.model.ids import InstanceId
 from hsu_core.model.node import Capacity
 from tests.sim.virtual import Killed, Program, VirtualLoop
 
-PIDS = range(300, 340)
-"""Numbers are used again after forty starts: an identity that is only a number is found out soon."""
+PIDS = range(300, 400)
+
+STRANGER = InstanceId("nobody", "system", "daemon", 0)
+"""Takes the number of a process that has ended, at once and often: an identity that is only a number is found out."""
+
+STRANGERS = 0.3
 
 TICKS_PER_S = 100
 
@@ -160,7 +164,7 @@ class SimHost:
     def watch(self, instance: InstanceId, process: Process, on_exit: OnExit) -> bool:
         """Tell of the end of a process."""
         found = self._find(process)
-        if found is None or found.instance != instance:
+        if found is None:
             return False
         found.on_exit, found.watcher = on_exit, self.watcher
         return True
@@ -204,7 +208,8 @@ class SimHost:
 
     def find_marked(self) -> list[Found]:
         """Return all processes of workers, oldest first."""
-        alive = sorted(self.table.values(), key=lambda found: (found.start_time, found.pid))
+        ours = [found for found in self.table.values() if found.instance != STRANGER]
+        alive = sorted(ours, key=lambda found: (found.start_time, found.pid))
         return [Found(found.instance, self._process(found), found.is_leader) for found in alive]
 
     def exit_of(self, process: Process) -> LastExit | None:
@@ -237,6 +242,11 @@ class SimHost:
         self.exits[found.pid, found.start_time, self.boot] = last_exit
         if found.is_leader:
             self.tell("exit", self.name, {"process": found, "why": why, "code": code, "signal": signal})
+        if self.rng.random() < STRANGERS and found.instance != STRANGER and self.is_up:
+            start_time = int(self.loop.time() * TICKS_PER_S) + 1
+            other = Running(found.pid, start_time, STRANGER, "", "", 0, "", False, self.loop.time(), Behaviour())
+            self.table[found.pid] = other
+            self.loop.later(self.rng.uniform(1.0, 60.0), self._ends, other, 0, None, "by itself")
         if found.on_exit is not None and found.watcher is not None and not found.watcher.is_dead:
             found.watcher.call(found.on_exit, last_exit)
 
@@ -251,7 +261,7 @@ class SimHost:
     def kill_some(self, share: float) -> None:
         """End some of the processes by chance, as if somebody had."""
         for found in sorted(self.table.values(), key=lambda found: found.pid):
-            if self.rng.random() < share:
+            if self.rng.random() < share and found.instance != STRANGER:
                 self._ends(found, None, "SIGKILL", "killed by somebody")
 
     def fall(self) -> None:

@@ -51,7 +51,10 @@ class Options:
     spawn_failures: float = 0.0
     net_delay_s: float = 0.003
     fault_phase_s: float = 100.0
-    loses_unsynced: bool = False
+    is_calm: bool = False
+    """Whether workers end only when they are told to."""
+
+    loses_unsynced: bool = True
     """Whether a host that falls loses the tail of its agent's ledger."""
 
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
@@ -112,7 +115,7 @@ def _fault(rng: Random, kind: str, masters: int, nodes: int, phase_s: float) -> 
         "cut_store": (master, time_s),
         "store_outage": (time_s,),
         "elect": (rng.uniform(0.5, 2.0),),
-        "agent_crash": (node,),
+        "agent_crash": (node, rng.choice((0.0, 0.5))),
         "agent_stop": (node, time_s),
         "host_fall": (node, rng.uniform(2.0, 40.0)),
         "master_crash": (master, rng.uniform(0.5, 20.0)),

@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Result:
     reached: Counter[str]
     virtual_s: float
     events: int
+    picture: tuple[str, ...] = ()
+    """What runs in the end: slots with the version that runs there."""
 
     def report(self, lines: int = 60) -> str:
         """Return what a person needs to find the cause."""
@@ -55,11 +58,19 @@ def memory_folder() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def run(options: Options, parts: Parts = REAL_PARTS, *, settle_s: float = SETTLE_S) -> Result:
-    """Run a seed to its end, or to the first violation."""
+def run(
+    options: Options,
+    parts: Parts = REAL_PARTS,
+    *,
+    settle_s: float = SETTLE_S,
+    prepare: Callable[[World], None] | None = None,
+) -> Result:
+    """Run a seed to its end, or to the first violation; `prepare` may look at the world before it begins."""
     folder = Path(tempfile.mkdtemp(prefix="hsu-sim-", dir=memory_folder()))
     logging.disable(logging.CRITICAL)
     world = World(options, folder, parts)
+    if prepare is not None:
+        prepare(world)
     asyncio.set_event_loop(world.loop)
     main = world.loop.create_task(_phases(world, settle_s), name="phases", context=world.loop.nobody.copy())
     try:
@@ -72,11 +83,13 @@ def run(options: Options, parts: Parts = REAL_PARTS, *, settle_s: float = SETTLE
             raise
     finally:
         log, virtual_s, events = tuple(world.log), world.loop.time(), world.loop.events
+        running = world.checks.alive.items()
+        picture = tuple(sorted(f"{each} {found.version}" for each, here in running for _, found in here))
         world.loop.finish()
         asyncio.set_event_loop(None)
         shutil.rmtree(folder, ignore_errors=True)
         logging.disable(logging.NOTSET)
-    return Result(options, world.checks.violation, log, world.checks.reached, virtual_s, events)
+    return Result(options, world.checks.violation, log, world.checks.reached, virtual_s, events, picture)
 
 
 async def _phases(world: World, settle_s: float) -> None:

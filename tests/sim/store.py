@@ -49,6 +49,7 @@ class Truth(MemoryStore):
 
     def __init__(self, loop: VirtualLoop, rng: Random) -> None:
         super().__init__(monotonic=loop.time, randbits=rng.getrandbits)
+        self._cluster_id = "simulated"
         self.on_commit: list[Callable[[str, Staged], None]] = []
         self.writer = ""
         self._simulation = loop
@@ -116,7 +117,7 @@ class View:
     on_call: Callable[[str, str], None] | None = None
     before_write: Callable[[str], bool] | None = None
     """Asked right before a write is applied; False: the client dies first, and nothing is written."""
-    after_write: Callable[[str], None] | None = None
+    after_write: Callable[[str], bool] | None = None
     reach: Callable[[str], None] = print
     """Told what a run has come across."""
     is_closed: bool = False

@@ -72,6 +72,8 @@ class World:
             )
             self.nodes[name].loses_unsynced = options.loses_unsynced
             self.nodes[name].reach = host.reach = self.checks.reachable
+        self.impaired_until_s = 0.0
+        """Until when something of the masters or between them and nodes was not as it should be."""
         self.faults = Faults(self)
         self.workload = Workload(self, stream(seed, "workload"))
 
@@ -89,6 +91,7 @@ class World:
     def do(self, decision: Any) -> None:
         """Carry out one decision."""
         self.note(f"== {decision.kind}{decision.arguments}")
+        self.faults.impair(decision)
         doer = self.faults if hasattr(self.faults, decision.kind) else self.workload
         getattr(doer, decision.kind)(*decision.arguments)
 
