@@ -368,7 +368,7 @@ def guard(reader: int, answers: int) -> int:
     for number in (reader, answers):
         os.set_blocking(number, False)
     found, told, is_owned = Guard(answers), b"", True
-    while is_owned or not found.drop_empty():
+    while found.timer is not None and (is_owned or not found.drop_empty()):
         try:
             part = os.read(reader, 65536)
             is_owned = bool(part)
