@@ -9,7 +9,7 @@ TESTS ?= tests
 PYTEST_OPTIONS ?=
 BENCH_OPTIONS ?=
 
-.PHONY: help setup setup-dev demo test sim lint format bench bench-agent clean
+.PHONY: help setup setup-dev demo test sim lint format bench bench-agent bench-ha clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,9 +40,13 @@ format: setup-dev ## Put the sources into the common format
 	$(BIN)/ruff check --fix .
 
 bench: setup-dev ## Run the benchmarks, one after another
-	@for program in bench/*.py; do \
+	@for program in $(filter-out bench/ha.py,$(wildcard bench/*.py)); do \
 		echo "== $$program"; $(BIN)/python "$$program" || exit 1; \
 	done
+
+bench-ha: setup-dev ## Let everything fail, measure, and write docs/failures.md (BENCH_OPTIONS=--help); an hour
+	@$(BIN)/python bench/ha.py --json docs/failures.json $(BENCH_OPTIONS)
+	@$(BIN)/python tools/failures_page.py
 
 bench-agent: setup-dev ## Measure supervisors of one host side by side (BENCH_OPTIONS=--help)
 	@$(BIN)/python bench/supervisors.py $(BENCH_OPTIONS)

@@ -34,7 +34,7 @@ import psutil
 import yaml
 
 from hsu_agent.masters import RETRY_BASE_S, RETRY_CEILING_S
-from hsu_agent.sync import CONNECT_S, FIRST_ANSWER_CEILING_S, FIRST_ANSWER_S
+from hsu_agent.sync import FIRST_ANSWER_CEILING_S, FIRST_ANSWER_S
 from hsu_core.model.assignment import Assignment, InstanceStatus
 from hsu_core.model.lifecycle import State
 from hsu_core.model.node import Capacity
@@ -43,6 +43,10 @@ from hsu_core.wire import frames
 PATIENCE_S = 300.0
 
 INSTANCES_PER_APP = 200
+
+SHARED_CONNECT_S = 60.0
+"""Longest wait for a connection: an agent waits 2 s, but 5,000 of them share one event loop here, which needs longer to
+begin them all; each would give up before it was looked at."""
 
 
 class Master:
@@ -220,7 +224,7 @@ class Agent:
     async def _session(self, patience_s: float) -> bool:
         fleet = self.fleet
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(SHARED_CONNECT_S):
             _, self.socket = await loop.create_connection(
                 lambda: Socket(fleet.request), fleet.host, fleet.port, ssl=fleet.context, server_hostname=fleet.tls_name
             )

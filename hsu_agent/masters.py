@@ -25,6 +25,9 @@ HOPS_LIMIT = 3
 DOUBTED_S = 15.0
 """A silent master is in doubt for this long: its host may be gone, and every dial would cost the whole patience."""
 
+DOUBTED_PATIENCE_S = 1.0
+"""Patience with a master in doubt, doubled each time: one that lives again answers in milliseconds, a busy one not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -52,6 +55,7 @@ class Masters:
         self._uniform = uniform
         self._named: deque[str] = deque()
         self._doubted_until_s: dict[str, float] = {}
+        self._doubts: dict[str, int] = {}
         self._delay_s = RETRY_BASE_S
         self._hops = 0
         self._refusals = 0
@@ -69,8 +73,10 @@ class Masters:
 
     def note(self, url: str, outcome: Outcome, now_s: float) -> float:
         """Take in how the dial of `url` ended; return how long to wait before the next one, in seconds."""
-        if outcome.is_silent:
-            self._doubted_until_s[url] = now_s + DOUBTED_S
+        if outcome.is_silent and self.is_doubted(url, now_s):
+            self._doubts[url] += 1  # but the doubt ends in its time: it may be there, and have much to do
+        elif outcome.is_silent:
+            self._doubted_until_s[url], self._doubts[url] = now_s + DOUBTED_S, 0
         elif outcome.lasted_s is not None or outcome.urls:
             self._doubted_until_s.pop(url, None)
         if outcome.lasted_s is not None:
@@ -93,6 +99,12 @@ class Masters:
         self._delay_s = min(RETRY_CEILING_S, self._delay_s * 2)
         return wait_s * self._uniform(0.5, 1.0)
 
+    def patience_s(self, url: str, now_s: float) -> float | None:
+        """Return how long to wait for a master in doubt; None: it is not, or there is nobody else to ask."""
+        if not self.is_doubted(url, now_s) or all(self.is_doubted(each, now_s) for each in self._known):
+            return None
+        return DOUBTED_PATIENCE_S * 2.0 ** self._doubts[url]
+
     def is_doubted(self, url: str, now_s: float) -> bool:
-        """Return whether the master was silent not long ago: then a dial is worth little patience."""
+        """Return whether the master was silent not long ago."""
         return self._doubted_until_s.get(url, 0.0) > now_s

@@ -49,9 +49,6 @@ FIRST_ANSWER_S = 10.0
 FIRST_ANSWER_CEILING_S = 80.0
 """The same after it was in vain several times in a row: a fleet that gives up together is never served."""
 
-DOUBTED_PATIENCE_S = 1.0
-"""The same for the handshake of a master that was silent: one that lives again answers in milliseconds."""
-
 STALL_S = 0.5
 """A timer this late means that we were stopped or starved, and that the other side may have spoken meanwhile."""
 
@@ -120,7 +117,7 @@ class Sync:
         async with self._dialing() as dial:
             while not stop.is_set():
                 url = masters.next(loop.time())
-                outcome = await self._dial(dial, url, stop, is_doubted=masters.is_doubted(url, loop.time()))
+                outcome = await self._dial(dial, url, stop, masters.patience_s(url, loop.time()))
                 self._ledger.flush()
                 wait_s = masters.note(url, outcome, loop.time())
                 if stop.is_set():
@@ -130,7 +127,7 @@ class Sync:
                 last_text = outcome.text
                 await _wait(stop, wait_s)
 
-    async def _dial(self, dial: Dial, url: str, stop: asyncio.Event, *, is_doubted: bool) -> Outcome:
+    async def _dial(self, dial: Dial, url: str, stop: asyncio.Event, patience_s: float | None) -> Outcome:
         """Hold one session; return why it ended."""
         try:
             token = self._settings.token_file.read_text().strip()
@@ -138,7 +135,7 @@ class Sync:
             return Outcome(f"cannot read token_file: {error}", wait_s=RETRY_CEILING_S)
         session = _Session(self, stop)
         try:
-            async with asyncio.timeout(DOUBTED_PATIENCE_S if is_doubted else self._patience_s):
+            async with asyncio.timeout(min(self._patience_s, patience_s or self._patience_s)):
                 socket = await dial(url.rstrip("/") + SESSION_PATH, token)
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
@@ -147,7 +144,7 @@ class Sync:
             return Outcome(f"HTTP {error.status}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             is_silent = isinstance(error, TimeoutError)
-            if is_silent and not is_doubted and not isinstance(error, aiohttp.ClientError):
+            if is_silent and patience_s is None and not isinstance(error, aiohttp.ClientError):
                 self._patience_s = min(2 * self._patience_s, FIRST_ANSWER_CEILING_S)  # it is there, and has much to do
             is_refused = isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
             return Outcome(str(error) or type(error).__name__, is_refused=is_refused, is_silent=is_silent)

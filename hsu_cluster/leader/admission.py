@@ -127,9 +127,12 @@ class Registrar:
         self._writer = writer
         self._pending: list[tuple[Sequence[Operation], asyncio.Future[None]]] = []
         self._wake = Wake()
+        self._is_over = False
 
     async def write(self, operations: Sequence[Operation]) -> None:
         """Return when the operations are written and the view shows them. Raises StoreError."""
+        if self._is_over:
+            raise _over()
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((operations, written))
         self._wake.wake()
@@ -143,8 +146,11 @@ class Registrar:
                 while self._pending:
                     batch, self._pending = self._pending[:REGISTRATIONS_LIMIT], self._pending[REGISTRATIONS_LIMIT:]
                     await self._write(batch)
+        except asyncio.CancelledError:
+            self._is_over = True
+            raise
         finally:
-            self._fail(self._pending, StoreError("register a node", "this master stops leading or lost its store"))
+            self._fail(self._pending, _over())
             self._pending = []
 
     async def _write(self, batch: list[tuple[Sequence[Operation], asyncio.Future[None]]]) -> None:
@@ -156,7 +162,7 @@ class Registrar:
             self._fail(batch, error)
             raise
         except BaseException:
-            self._fail(batch, StoreError("register a node", "this master stops leading"))
+            self._fail(batch, _over())
             raise
         for _, written in batch:
             if not written.done():
@@ -167,3 +173,7 @@ class Registrar:
         for _, written in batch:
             if not written.done():
                 written.set_exception(StoreError(error.what, error.why, error.fix, code=error.code))
+
+
+def _over() -> StoreError:
+    return StoreError("register a node", "this master stops leading or lost its store")

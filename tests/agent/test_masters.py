@@ -72,6 +72,20 @@ def test_a_silent_master_is_asked_last_and_in_doubt_until_it_speaks_or_time_has_
     for each in "abc":
         masters.note(each, SILENT, 200.0)
     assert masters.next(201.0) in "abc", "when all were silent they are asked all the same"
+    assert [masters.patience_s(each, 201.0) for each in "abc"] == [None] * 3, "and with all patience"
+
+
+def test_patience_with_a_master_in_doubt_grows_and_the_doubt_is_not_renewed_by_it(masters: Masters) -> None:
+    assert masters.patience_s("a", 99.0) is None
+    patience = []
+    for second in range(3):
+        masters.note("a", SILENT, 100.0 + second)
+        patience.append(masters.patience_s("a", 100.0 + second))
+    assert patience == [1.0, 2.0, 4.0]
+    assert masters.patience_s("a", 100.0 + DOUBTED_S) is None
+    alone = Masters(["a"], lambda low, high: high if low else 0.0)
+    alone.note("a", SILENT, 100.0)
+    assert alone.patience_s("a", 101.0) is None
 
 
 def test_a_wait_that_was_asked_for_is_kept(masters: Masters) -> None:

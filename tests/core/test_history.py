@@ -11,10 +11,8 @@ from tests.support.history import (
     Outcome,
     Put,
     Read,
-    Sign,
     TermSeen,
     Write,
-    faults_of_intervals,
     faults_of_registers,
     faults_of_terms,
 )
@@ -111,9 +109,3 @@ def test_of_a_real_register_every_history_passes_and_every_loss_is_found(seed: i
 def test_terms_never_go_back() -> None:
     assert faults_of_terms([TermSeen(0, 1, 4), TermSeen(0.5, 3, 9), TermSeen(2, 4, 4), TermSeen(5, 6, 9)]) == []
     assert faults_of_terms([TermSeen(0, 1, 9), TermSeen(2, 3, 4)]) == ["term 4 was answered after term 9"]
-
-
-def test_intervals_of_one_slot_never_overlap() -> None:
-    first, second = [Sign("w.0", "a", at) for at in (0.0, 1.0, 2.0)], [Sign("w.0", "b", at) for at in (2.5, 3.0)]
-    assert faults_of_intervals([*first, *second, Sign("w.1", "c", 1.5)]) == []
-    assert faults_of_intervals([*first, *second, Sign("w.0", "a", 2.75)]) == ["w.0: b began 0.250 s before a ended"]

@@ -9,9 +9,14 @@ import pytest
 import yaml
 
 from hsu_cluster.planning.balance import LOAD_MARGIN, NODES_COMPARED
+from hsu_cluster.planning.demotion import AVOIDED_S, DEMOTED_LIMIT
+from hsu_cluster.planning.failover import BRAKE_MIN_NODES, BRAKE_TENTHS, COOLDOWN_CEILING_S, FLAP_MEMORY_S
 from hsu_cluster.planning.rebalance import BATCH_MOVES, MOVE_PATIENCE_S, SETTLE_S
+from hsu_cluster.planning.slots import FAILED_STARTS
+from hsu_core.model.node import DEFAULT_TIMES
 from hsu_core.model.rebalance import DEFAULT_RULES
-from hsu_core.wire.settings import parse_master_settings
+from hsu_core.model.spec import OnReturn
+from hsu_core.wire.settings import BEATS_PER_SUSPICION, parse_master_settings
 from tests.e2e.pages import blocks, commands, read_page
 from tests.support.cluster import Cluster, eventually, sleeper
 
@@ -52,3 +57,14 @@ def test_the_settings_of_the_page_are_read_and_its_numbers_are_true() -> None:
         "30 s",
     ):
         assert said in text
+
+
+def test_the_times_and_limits_of_silent_nodes_are_what_the_page_says() -> None:
+    (settings,) = [block for block in blocks(PAGE, "yaml") if "suspect" in block]
+    assert parse_master_settings(settings, file="/etc/hsu/master.yaml").nodes == DEFAULT_TIMES
+    (worker,) = [yaml.safe_load(block)["workers"][0] for block in blocks(PAGE, "yaml") if "on_return" in block]
+    assert OnReturn(worker["on_return"].replace("_", "-")) is OnReturn.KEEP_ORIGINAL
+    assert BEATS_PER_SUSPICION == 1.5
+    assert (BRAKE_MIN_NODES, BRAKE_TENTHS) == (3, 3)
+    assert FLAP_MEMORY_S == COOLDOWN_CEILING_S == AVOIDED_S == 600
+    assert (FAILED_STARTS, DEMOTED_LIMIT) == (5, 3)

@@ -8,29 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.clients import History, acknowledged_since, clients, puts_of
-from tests.support.cluster import eventually, shell
+from tests.support.cluster import eventually, sleeper
 from tests.support.containers import AGENTS, Containers
-from tests.support.history import Sign, faults_of_intervals
 from tests.support.observer import changes
 
 Instances = dict[str, dict[str, Any]]
 
-SIGNS = """
-read -r at _ </proc/uptime; me="$HOSTNAME.$$.$at"
-while :; do echo "$HSU_INSTANCE $me $at" >>/evidence/signs; sleep 0.1; read -r at _ </proc/uptime; done
-"""
-"""A strict worker: it writes when it lives, by the boot-time clock that all containers share."""
-
-WEB, STRICT = 6, 3
-RUNNING = WEB + STRICT
+WEB = 6
 
 
 def manifest() -> dict[str, Any]:
-    """Return the app that runs during the faults: one worker that is always there, one that is never there twice."""
-    spread = {"placement": {"spread": ["zone"]}}
-    web = shell("web", "exec sleep 3600", WEB, **spread)
-    strict = shell("strict", f"HOSTNAME=$(cat /etc/hostname); {SIGNS}", STRICT, guarantee="strict", **spread)
-    return {"app": "shop", "workers": [web, strict]}
+    """Return the app that runs during the faults, on every node.
+
+    It has no `strict` worker: to fence one an agent must be allowed to make cgroups, and these containers have no
+    rights at all. Those are in tests/e2e.
+    """
+    return {"app": "shop", "workers": [sleeper("web", WEB, placement={"spread": ["zone"]})]}
 
 
 @dataclass(slots=True)
@@ -51,7 +44,7 @@ class Site:
 
         def find() -> Instances | None:
             ready = self.cluster.ready()
-            if len(ready) != RUNNING or len(self.cluster.instances()) != RUNNING:
+            if len(ready) != WEB or len(self.cluster.instances()) != WEB:
                 return None
             reported = {name: [(item["node"], item["pid"])] for name, item in ready.items()}
             return ready if self.cluster.living() == reported else None
@@ -77,12 +70,6 @@ class Site:
         assert self.history.faults(puts_of([(each.key, each.value, each.revision) for each in log])) == []
         terms = [each.create_revision for each in log if each.key == "/hsu/leader" and not each.is_delete]
         assert terms == sorted(terms)
-        assert faults_of_intervals(self.signs()) == []
-
-    def signs(self) -> list[Sign]:
-        """Return what the strict workers wrote. A line may be cut where its host died."""
-        lines = [line.split() for line in (self.cluster.evidence / "signs").read_text().splitlines()]
-        return [Sign(parts[0], parts[1], float(parts[2])) for parts in lines if len(parts) == 3]
 
     def runs_without(self, node: str, *, within_s: float) -> None:
         """Wait until all of `web` runs on other nodes."""

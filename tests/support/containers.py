@@ -90,8 +90,6 @@ class Containers:
         self.network = Network(docker_network_kw={"labels": {LABEL: self.label}})
         self.parts: dict[str, DockerContainer] = {}
         self._ports: dict[str, int] = {}
-        self.evidence = folder / "evidence"
-        """A folder that every agent's workers may write to, at /evidence."""
 
     def __enter__(self) -> Self:
         try:
@@ -111,9 +109,6 @@ class Containers:
     # Making it
 
     def _start(self) -> None:
-        for path in (self.folder, self.evidence):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o777)
         _build_hands()
         docker("volume", "create", "--label", f"{LABEL}={self.label}", self._volume())
         docker(
@@ -147,7 +142,6 @@ class Containers:
             part.with_command(command)
             part.with_volume_mapping(str(ROOT / "deploy" / "compose"), "/etc/hsu", "ro")
             part.with_volume_mapping(self._volume(), SECRETS, "ro")
-            part.with_volume_mapping(str(self.evidence), "/evidence", "rw")
         for key, value in (environment or {}).items():
             part.with_env(key, value)
         if name in PUBLISHED:

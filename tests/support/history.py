@@ -9,7 +9,6 @@ This module knows nothing of the product.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,15 +62,6 @@ class TermSeen:
     began: float
     ended: float
     term: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """A sign of life of one process in one slot, at a time of one clock for all hosts (the boot-time clock)."""
-
-    slot: str
-    process: str
-    at: float
 
 
 def faults_of_registers(writes: Sequence[Write], reads: Sequence[Read], log: Sequence[Put]) -> list[str]:
@@ -145,23 +135,6 @@ def faults_of_terms(seen: Sequence[TermSeen]) -> list[str]:
             newest = max(newest, ends.pop()[1])
         if each.term < newest:
             faults.append(f"term {each.term} was answered after term {newest}")
-    return faults
-
-
-def faults_of_intervals(signs: Sequence[Sign]) -> list[str]:
-    """Return the slots in which a process gave a sign of life between two signs of another one."""
-    lives: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
-    for sign in signs:
-        first, last = lives[sign.slot].get(sign.process, (math.inf, -math.inf))
-        lives[sign.slot][sign.process] = (min(first, sign.at), max(last, sign.at))
-    faults = []
-    for slot, processes in sorted(lives.items()):
-        before, until = "", -math.inf
-        for process, (first, last) in sorted(processes.items(), key=lambda item: item[1]):
-            if first < until:
-                faults.append(f"{slot}: {process} began {until - first:.3f} s before {before} ended")
-            if last > until:
-                before, until = process, last
     return faults
 
 
