@@ -24,8 +24,7 @@ OPEN_LIMIT = 12_000
 ACCEPTS_PER_ROUND = 1
 """Connections accepted in one round of the event loop. When a fleet comes at once, those accepted are served before
 others are: served all together, each would take as long as all, and all would give up before any is done. And a
-round that serves hundreds keeps the leader's own loops waiting, in the end for longer than its lease: 2,000 agents on a
-machine with five times more work than processors were in after 11 s with 1, after 174 s with 32."""
+round that serves hundreds keeps the leader's own loops waiting, in the end for longer than its lease."""
 
 QUEUE_LIMIT = 4096
 """Connections that wait in the kernel to be accepted, as far as it allows (`net.core.somaxconn`)."""
