@@ -79,5 +79,5 @@ def sentences(document: Mapping[str, Any]) -> str:
             f"restarted; a deploy was placed {_rounded(outage['back_s'])} s after its return."
         )
     if swarm := document.get("swarm_about"):
-        text.append(f"Swarm in bold: {swarm}, measured in the same run.")
+        text.append(f"Swarm in bold: {swarm}, measured on the same machine.")
     return "\n\n".join(text)

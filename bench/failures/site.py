@@ -20,7 +20,8 @@ MASTERS = ("master-1", "master-2", "master-3")
 NODES = ("node-1", "node-2", "node-3")
 WEB = 9
 PATIENCE_S = 90.0
-POLL_S = 0.01
+POLL_S = 0.05
+"""Between two looks at the API: looking more often takes the processors from what is measured."""
 
 Instances = dict[str, dict[str, Any]]
 
