@@ -127,7 +127,7 @@ class Session:
         self._host = host
         self._monotonic = monotonic
         self._wake = Wake()
-        self._sent: dict[InstanceId, Assignment] = {}
+        self._sent: dict[InstanceId, Assignment | None] = {}
         self._sent_specs: set[str] = set()
         self._has_sent_all = False
         self.has_reported = False
@@ -254,7 +254,7 @@ class Session:
             self._sent.update((order.assignment.instance, order.assignment) for order in orders)
             for order in orders:
                 if order.spec not in self._sent_specs:
-                    del self._sent[order.assignment.instance]  # sent again when its specification is here
+                    self._sent[order.assignment.instance] = None  # sent again when its specification is here
         for instance in removed:
             self._sent.pop(instance, None)
         if not self._has_sent_all and not is_one_frame:

@@ -148,6 +148,17 @@ def test_an_order_without_its_specification_is_named_and_not_left_out() -> None:
     assert frame.specs == {}
 
 
+def test_an_order_that_was_named_without_its_specification_is_taken_back() -> None:
+    instance = InstanceId("default", "shop", "web", 0)
+    host: Any = _Orders({instance: Assignment(instance, "node-a", 1, 1, "hash")}, {})
+    socket: Any = None
+    session = Session(socket, Hello("node-a", Capacity(0, 0)), 1, host, lambda: 0.0)
+    list(session._due_orders())
+    host._assignments.clear()
+    (frame,) = session._due_orders()
+    assert frame.removed == (instance,)
+
+
 def test_frames_stay_below_the_limit_however_large_the_specifications() -> None:
     frames = _frames(60, {n: {"files": "x" * 200_000} for n in range(60)}, lambda slot: slot)
     assert max(len(encode_frame(frame)) for frame in frames) < FRAME_LIMIT_BYTES

@@ -50,8 +50,12 @@ class Violation(AssertionError):
     """A promise was broken; `name` is the promise."""
 
     def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
+        super().__init__(name, text)  # as given, so that it can be sent to another process
         self.name = name
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hsu_core.model.assignment import AppRecord, Assignment
 from hsu_core.model.lifecycle import State
+from hsu_core.model.node import NodeState
 from hsu_core.model.rollout import Rollout, RolloutPhase
 from hsu_core.wire import keys
 from hsu_core.wire.codec import decode
@@ -22,6 +23,9 @@ def unsettled(world: World) -> Iterator[str]:
     if checks.leader is None:
         yield "nobody leads"
         return
+    for name in world.nodes:
+        if name not in checks.nodes or checks.nodes[name].state is not NodeState.READY:
+            yield f"{name} is not back"
     given: Counter[tuple[str, str]] = Counter()
     wanted = 0
     for assignment in checks.assignments:
