@@ -125,6 +125,9 @@ class _Orders:
     def assignments_of(self, node: str) -> dict[InstanceId, Assignment]:
         return self._assignments
 
+    def is_awaited(self, instance: InstanceId, node: str) -> bool:
+        return False
+
     def order_spec(self, assignment: Assignment) -> tuple[str, Any]:
         return f"web@{assignment.revision}", self._specs.get(assignment.revision)
 
