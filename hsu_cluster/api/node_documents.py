@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hsu_cluster.api.reading import Reading
 from hsu_cluster.client.documents import CapacityDocument, NodeDocument
 from hsu_cluster.client.node_documents import DrainDocument, DrainPlanDocument
+from hsu_cluster.planning.constraints import fence_why
 from hsu_cluster.planning.departure import departure_of
 from hsu_cluster.planning.drain import DrainPlan, DrainProgress
 from hsu_cluster.planning.failover import cooling_until_s
@@ -53,6 +54,7 @@ def node_document(
         "version": node.version,
         "address": node.address,
         "reason": f"silent for more than {times.suspect_s:g} s" if is_suspect else node.reason,
+        "fence": fence_why(node),
         "cooling_until": cooling_s if cooling_s > now_s else None,
         "limits": [
             {"limit": support.name, "how": str(support.how), "reason": support.reason}

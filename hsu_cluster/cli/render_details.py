@@ -172,6 +172,7 @@ def node_details(
             ("Labels", labels),
             ("Processors", f"{load_text(node['used'], node['capacity'], 'cpu')} reserved"),
             ("Memory", f"{load_text(node['used'], node['capacity'], 'memory')} reserved"),
+            ("Strict", f"no: {node['fence']}" if node["fence"] else "can run here"),
             ("Last seen", _when(node["last_seen"], now)),
             *(
                 [

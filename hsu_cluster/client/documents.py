@@ -216,7 +216,8 @@ class NodeDocument(TypedDict):
     """A host. `state`: ready, suspect, lost or left. `used` is what its assignments reserve.
 
     Only the leader knows `last_seen` and who is suspect: from another master they are null and ready. Nothing new is
-    placed before `cooling_until` on a node that was lost and came back; null: it never was.
+    placed before `cooling_until` on a node that was lost and came back; null: it never was. `fence`: why no worker with
+    `guarantee: strict` can run here; empty: it can.
     `limits`: how it holds each limit; empty if its agent does not tell. `drain`: how far it is, null: nobody drains it.
     """
 
@@ -234,6 +235,7 @@ class NodeDocument(TypedDict):
     version: str
     address: str
     reason: str
+    fence: str
     cooling_until: float | None
     limits: list[LimitSupportDocument]
     revision: int

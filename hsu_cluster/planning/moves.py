@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hsu_cluster.planning.departure import Departure
-from hsu_cluster.planning.departures import may_drop
 from hsu_cluster.planning.draft import Draft
+from hsu_cluster.planning.drops import may_drop
 from hsu_cluster.planning.node_table import Demand, fits, misfit, pick_ports
 from hsu_cluster.planning.reasons import unplaced_reason
 from hsu_cluster.planning.schedule import PlacementRequest, place

@@ -3,7 +3,7 @@
 `reconcile` reads an immutable view and returns actions and, for all that is not done now, a reason.
 It is level-triggered: it may be called at any time, for all apps or some, and after its actions
 are applied and reported back it returns less, until it returns nothing. It must not know how
-actions are applied. Order within one pass: what goes away gives room first (`departures`), then each
+actions are applied. Order within one pass: what goes away gives room first (`drops`), then each
 worker's slots are moved, replaced in waves and placed (`waves`).
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from hsu_cluster.planning.departures import plan_drops, plan_forgotten
 from hsu_cluster.planning.draft import NO_LEASES, Draft
+from hsu_cluster.planning.drops import plan_drops, plan_forgotten
 from hsu_cluster.planning.layout import Layout
 from hsu_cluster.planning.rollout import plan_rollout
 from hsu_cluster.planning.wave_set import with_helpers

@@ -138,6 +138,7 @@ def node(name: str = "node-a", **fields: Any) -> Any:
         "last_seen": NOW - 1,
         "cordoned": False,
         "draining": False,
+        "fence": "",
         "cooling_until": None,
         "drain": None,
         "os": "linux",
