@@ -382,7 +382,7 @@ def sleeper(worker_id: str, replicas: int, **more: Any) -> dict[str, Any]:
 
 
 def shell(worker_id: str, script: str, replicas: int = 1, **more: Any) -> dict[str, Any]:
-    """Return a worker that runs a small shell script."""
+    """Return a worker that runs a small shell script; one that replaces another counts as available at once."""
     execution = {"executable_path": "/bin/sh", "args": ["-c", script]}
     control = {"execution": execution, **more.pop("control", {})}
     return {
@@ -390,6 +390,7 @@ def shell(worker_id: str, script: str, replicas: int = 1, **more: Any) -> dict[s
         "type": "managed",
         "replicas": replicas,
         "unit": {"managed": {"metadata": {"name": worker_id}, "control": control}},
+        "rollout": {"min_healthy": "0s", **more.pop("rollout", {})},
         **more,
     }
 

@@ -38,7 +38,7 @@ def run_in_guest(folder: Path, command: Sequence[str], results: Path, *, within_
         "mount -t cgroup2 none /sys/fs/cgroup; ip link set lo up; mkdir /run/results\n"
         "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 results /run/results\n"
         f"{keep}mount -t tmpfs none /tmp\n{back}"
-        f"cd {project}; export PYTHONDONTWRITEBYTECODE=1 HSU_TEST_GUEST=1 HSU_TEST_PATIENCE=5\n"
+        f"cd {project}; export PYTHONDONTWRITEBYTECODE=1 HSU_TEST_GUEST=1 HSU_TEST_PATIENCE=8\n"
         f"{shlex.join(command)} >/run/results/output 2>&1 </dev/null\n"
         "echo $? >/run/results/code; sync; echo o >/proc/sysrq-trigger; sleep 5\n",
         results,
